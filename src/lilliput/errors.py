@@ -63,7 +63,7 @@ class ModelError(UserError):
     kind = "model"
 
 
-class MissingExtra(UserError):
+class MissingExtra(UserError):  # noqa: N818 (an extra is missing: the name says it)
     """An optional package is needed and absent."""
 
     kind = "missing"

@@ -1,0 +1,266 @@
+"""What a run is asked to do: the recipe, its keys, their ranges, and how people write them.
+
+A recipe is a YAML file (several ship, see `shipped()`); dotted `key=value` settings change it. Everything
+left out (`None`) is derived later from the budget by cited rules and printed.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from lilliput.errors import ConfigError, nearest
+
+_SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([kKmMgGbBtT]?)\s*$")
+_FACTOR = {"": 1, "k": 1_000, "m": 1_000_000, "g": 10**9, "b": 10**9, "t": 10**12}
+
+
+def parse_size(value: object) -> object:
+    """`300k`, `8M`, `1.5B`, `2e6` → an integer; anything else is left for the type check to refuse."""
+    if isinstance(value, str) and (match := _SIZE.match(value)):
+        return round(float(match[1]) * _FACTOR[match[2].lower()])
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
+
+
+class SourceSpec(_Settings):
+    """One source of text."""
+
+    source: str = Field(description="a file, glob or folder, `hf:NAME[:split]` or `builtin:python`")
+    weight: float = Field(1.0, gt=0, le=1000, description="how often its documents are seen, relative to 1")
+    field: str = Field("text", description="the JSONL or Parquet field that holds the text")
+
+
+class TokenizerSettings(_Settings):
+    """The tokenizer: trained on the corpus, or an existing one."""
+
+    source: str | None = Field(None, alias="from", description="use this tokenizer.json or model directory")
+    vocab_size: Size | None = Field(None, ge=257, le=1_000_000, description="pieces, special ones included")
+
+
+class Budget(_Settings):
+    """What the device allows."""
+
+    params: Size | None = Field(
+        None, ge=20_000, le=20_000_000_000, description="ceiling on stored parameters, e.g. 8M"
+    )
+
+
+class ModelSettings(_Settings):
+    """The shape; each dimension left out follows from the budget."""
+
+    family: Literal["llama"] = Field("llama", description="the block: `llama`")
+    depth: int | None = Field(None, ge=1, le=512, description="layers")
+    width: int | None = Field(None, ge=8, le=65_536, description="hidden size")
+    heads: int | None = Field(None, ge=1, le=1024, description="attention heads")
+    kv_heads: int | None = Field(None, ge=1, le=1024, description="key/value heads; divides heads")
+    head_dim: int | None = Field(None, ge=2, le=1024, description="channels a head; even")
+    expansion: float | None = Field(None, gt=0, le=32, description="FFN width over hidden size")
+    tied: bool | None = Field(None, description="share embedding and head")
+    context: Size | None = Field(None, ge=8, le=1_048_576, description="positions the model sees")
+    init: Literal["constant", "gpt2-residual"] = Field("gpt2-residual", description="initialisation")
+    biases: bool = Field(False, description="biases in the attention projections")
+    rope_theta: float = Field(10_000.0, gt=1, description="base of the rotary embedding")
+
+
+class TrainSettings(_Settings):
+    """How it is trained; what is left out follows from shape and budget (METHODS §0)."""
+
+    tokens: Size | None = Field(None, gt=0, description="horizon in tokens (positions of the core)")
+    bytes: Size | None = Field(None, gt=0, description="horizon in UTF-8 bytes of text seen")
+    epochs: float | None = Field(None, gt=0, le=10_000, description="horizon in passes over the corpus")
+    batch_tokens: Size | None = Field(None, gt=0, description="tokens a step")
+    lr: float | None = Field(None, gt=0, le=1, description="peak learning rate")
+    schedule: Literal["cosine", "wsd", "constant"] = Field("cosine", description="learning rate over time")
+    min_lr: float = Field(0.1, ge=0, le=1, description="last learning rate as a share of the peak")
+    decay: float = Field(0.1, gt=0, le=1, description="`wsd`: share of the run that decays")
+    warmup: int | None = Field(None, ge=0, description="steps of linear warm-up")
+    weight_decay: float = Field(0.1, ge=0, le=10, description="decoupled, on matrices only")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW β1")
+    beta2: float | None = Field(None, ge=0, lt=1, description="AdamW β2")
+    clip: float = Field(1.0, gt=0, description="largest global gradient norm")
+    compile: Literal["auto"] | bool = Field("auto", description="use torch.compile")
+    micro_batch: int | None = Field(None, ge=1, description="sequences a forward pass")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="fp32 on a CPU, bf16 on a GPU")
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads")
+    save_every: int | None = Field(None, ge=1, description="steps between checkpoints")
+    eval_every: int | None = Field(None, ge=1, description="steps between evaluations")
+    tensorboard: bool = Field(False, description="also write TensorBoard events (extra `log`)")
+
+    @model_validator(mode="after")
+    def _one_horizon(self) -> TrainSettings:
+        given = [name for name in ("tokens", "bytes", "epochs") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of tokens, bytes and epochs, not {' and '.join(given)}")
+        return self
+
+
+class EvaluateSettings(_Settings):
+    """What is measured at the end and on the way."""
+
+    text: list[str] = Field([], description="score these files instead of the held-out part of the corpus")
+    bytes: Size = Field(4_000_000, gt=0, description="score at most so much text at the end")
+    during: Size = Field(65_536, gt=0, description="score at most so much text at each evaluation on the way")
+    prompts: list[str] = Field([], description="continue these as samples; none: the start of held-out text")
+
+
+def _as_sources(value: object) -> object:
+    items = value if isinstance(value, list) else [value]
+    return [{"source": item} if isinstance(item, str) else item for item in items]
+
+
+class Recipe(_Settings):
+    """What one run is asked to do."""
+
+    name: str = Field("custom", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="names the run")
+    corpus: Annotated[list[SourceSpec], BeforeValidator(_as_sources)] = Field(
+        [SourceSpec(source="builtin:python")], min_length=1, description="one source of text, or a list"
+    )
+    source: str | None = Field(None, alias="from", description="go on training this model directory")
+    tokenizer: TokenizerSettings = TokenizerSettings()
+    budget: Budget = Budget()
+    model: ModelSettings = ModelSettings()
+    objective: Literal["causal"] = Field("causal", description="what is learned")
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    seed: int = Field(0, ge=0, lt=2**31, description="decides initialisation and data order")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values under the names people write."""
+        return self.model_dump(by_alias=True)
+
+    def to_yaml(self) -> str:
+        """The recipe as a file that `load_recipe` reads."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+
+def shipped() -> dict[str, Path]:
+    """Name and file of every recipe that ships."""
+    folder = Path(str(resources.files("lilliput") / "recipes"))
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def known_keys(model: type[BaseModel] = Recipe, prefix: str = "") -> dict[str, str]:
+    """Every dotted key a recipe may have, with its description."""
+    keys: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        path = prefix + (field.alias or name)
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            keys |= known_keys(kind, f"{path}.")
+        else:
+            keys[path] = field.description or ""
+    return keys
+
+
+def load_recipe(name: str, settings: list[str] | None = None) -> Recipe:
+    """The recipe called `name` (one that ships, or a YAML file) with dotted `key=value` settings applied.
+
+    Raises ConfigError for an unknown recipe or key (naming the nearest) and for an impossible value.
+    """
+    values = _read(name)
+    for setting in settings or []:
+        _apply(values, setting)
+    return build_recipe(values, where=name)
+
+
+def build_recipe(values: dict[str, Any], *, where: str) -> Recipe:
+    """A recipe from nested values; errors name the dotted key."""
+    _refuse_unknown(values, Recipe, "", where)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"] if not _is_branch(part)) or "recipe"
+        given = "" if isinstance(first["input"], dict) else f" (given: {first['input']!r})"
+        reason = first["msg"].removeprefix("Value error, ")
+        described = known_keys().get(key)
+        mend = f"{key}: {described}" if described else "see the recipe's keys in docs/recipes.md"
+        raise ConfigError(f"{key}: {reason}{given}", where=where, mend=mend) from None
+
+
+def _is_branch(part: object) -> bool:
+    """Pydantic names the branch of a union in the location; people do not write it."""
+    return isinstance(part, str) and not re.fullmatch(r"[a-z][a-z0-9_]*", part)
+
+
+def _read(name: str) -> dict[str, Any]:
+    recipes = shipped()
+    path = recipes.get(name, Path(name).expanduser())
+    if not path.is_file():
+        close = nearest(name, list(recipes))
+        listed = f"recipes that ship: {', '.join(recipes)}; or name a file"
+        mend = f"did you mean {close}?" if close else listed
+        raise ConfigError(f"no recipe called {name!r}", where="RECIPE", mend=mend)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        detail = " ".join(str(error).split())
+        raise ConfigError(f"not valid YAML: {detail}", where=str(path), mend="mend the file") from None
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ConfigError("a recipe is a mapping of keys", where=str(path), mend="see docs/recipes.md")
+    values.setdefault("name", path.stem)
+    return values
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+def _apply(values: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"not a setting: {setting!r}", where="settings", mend="write key=value")
+    here = values
+    *path, last = key.split(".")
+    for part in path:
+        here = here.setdefault(part, {})
+        if not isinstance(here, dict):
+            raise ConfigError(f"{key}: {part} has no keys of its own", where="settings", mend=_hint(key))
+    value = _parse_value(text)
+    if key in HORIZONS:
+        for other in HORIZONS - {key}:
+            # A horizon given by hand replaces the recipe's own, whatever unit that has.
+            here.pop(other.rpartition(".")[2], None)
+    here[last] = value
+
+
+HORIZONS = {"train.tokens", "train.bytes", "train.epochs"}
+
+
+def _hint(key: str) -> str:
+    close = nearest(key, list(known_keys()))
+    return f"did you mean {close}?" if close else "see the recipe's keys in docs/recipes.md"
+
+
+def _refuse_unknown(values: dict[str, Any], model: type[BaseModel], prefix: str, where: str) -> None:
+    fields = {field.alias or name: field for name, field in model.model_fields.items()}
+    for key, value in values.items():
+        path = f"{prefix}{key}"
+        if key not in fields:
+            raise ConfigError(f"unknown key {path}", where=where, mend=_hint(path))
+        kind = fields[key].annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            if not isinstance(value, dict):
+                keys = ", ".join(f"{path}.{name}" for name in kind.model_fields)
+                mend = f"write {path}.KEY=value"
+                raise ConfigError(f"{path} has keys of its own: {keys}", where=where, mend=mend)
+            _refuse_unknown(value, kind, f"{path}.", where)

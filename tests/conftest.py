@@ -1,0 +1,22 @@
+"""What every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The development data: real corpora and benchmarks, no part of the project. Absent: the test is skipped."""
+    asked = os.environ.get("LILLIPUT_DATA")
+    folder = Path(asked) if asked else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("the development data is not here (LILLIPUT_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_store(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests share one store of their own and leave the person's alone."""
+    os.environ["LILLIPUT_STORE"] = str(tmp_path_factory.mktemp("store"))

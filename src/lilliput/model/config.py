@@ -1,0 +1,228 @@
+"""The shape of a decoder, and its translation to and from the `config.json` of a Hugging Face Llama."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lilliput.errors import ModelError
+
+INITS = ("constant", "gpt2-residual")
+
+# Keys of foreign configurations that change what the model computes and that we do not implement:
+# each may be present only with a value that means "off".
+_UNSUPPORTED = (
+    "rope_scaling",
+    "quantization_config",
+    "sliding_window",
+    "attention_dropout",
+    "rope_interleaved",
+    "use_qk_norm",
+    "no_rope_layers",
+    "num_experts",
+    "num_local_experts",
+    "final_logit_softcapping",
+    "attn_logit_softcapping",
+)
+# The same for factors, where 1 means "off".
+_UNSUPPORTED_FACTORS = (
+    "partial_rotary_factor",
+    "logits_scaling",
+    "residual_multiplier",
+    "embedding_multiplier",
+    "attention_multiplier",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """A Llama-shaped decoder. Sizes count elements: `width` is the residual stream, `ffn` the hidden
+    size of the SwiGLU, `context` the trained number of positions.
+
+    Raises ModelError for a shape that cannot be computed or that `transformers` would refuse to load.
+    """
+
+    vocab_size: int
+    depth: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    bos_id: int
+    eos_id: int
+    tied: bool = True
+    context: int = 512
+    rope_theta: float = 1e4
+    norm_eps: float = 1e-5
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    family: str = "llama"
+    init: str = "gpt2-residual"
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "depth", "width", "heads", "kv_heads", "head_dim", "ffn", "context"):
+            if getattr(self, name) < 1:
+                raise ModelError(
+                    f"{name} is {getattr(self, name)}; it must be at least 1", where=f"model.{name}"
+                )
+        if self.head_dim % 2:
+            raise ModelError(
+                f"head_dim is {self.head_dim}; rotary positions need an even number",
+                where="model.head_dim",
+                mend=f"use head_dim={self.head_dim + 1}",
+            )
+        if self.heads % self.kv_heads:
+            raise ModelError(
+                f"{self.heads} heads cannot share {self.kv_heads} key-value heads evenly",
+                where="model.kv_heads",
+                mend="choose kv_heads that divides heads",
+            )
+        if self.width % self.heads:
+            # Nothing in the arithmetic needs it, but transformers' Llama refuses such a config.json.
+            raise ModelError(
+                f"width {self.width} is no multiple of {self.heads} heads; transformers' Llama refuses that",
+                where="model.heads",
+                mend="choose heads that divides width (head_dim may be set apart)",
+            )
+        if self.family != "llama":
+            raise ModelError(f"unknown model family {self.family!r}", where="model.family", mend="use llama")
+        if self.init not in INITS:
+            raise ModelError(
+                f"unknown initialisation {self.init!r}", where="model.init", mend=f"one of {', '.join(INITS)}"
+            )
+
+    def layer_matrix_parameters(self) -> int:
+        """Weights in the seven matrices of one layer."""
+        attention = 2 * self.width * self.head_dim * (self.heads + self.kv_heads)
+        return attention + 3 * self.width * self.ffn
+
+    def matrix_parameters(self) -> int:
+        """Weights multiplied with every token: all layers' matrices and the head (whether tied or not), not
+        the embedding look-up. A training step costs 6 FLOPs for each and token, attention not counted."""
+        return self.depth * self.layer_matrix_parameters() + self.vocab_size * self.width
+
+    def parameters(self) -> int:
+        """Stored parameters, exactly; a tied head counts once."""
+        biases = 0
+        if self.attention_bias:
+            biases += self.head_dim * (self.heads + 2 * self.kv_heads) + self.width
+        if self.mlp_bias:
+            biases += 2 * self.ffn + self.width
+        layer = self.layer_matrix_parameters() + biases + 2 * self.width
+        tables = self.vocab_size * self.width * (1 if self.tied else 2)
+        return self.depth * layer + tables + self.width
+
+    def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
+        """The `config.json` of the same model in transformers. Versions 4 and 5 spell the rotary base and the
+        dtype differently; both spellings are written, each reader ignores the other's."""
+        return {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.width,
+            "intermediate_size": self.ffn,
+            "num_hidden_layers": self.depth,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "hidden_act": "silu",
+            "max_position_embeddings": self.context,
+            "initializer_range": 0.02,
+            "rms_norm_eps": self.norm_eps,
+            "rope_theta": self.rope_theta,
+            "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
+            "rope_scaling": None,
+            "attention_bias": self.attention_bias,
+            "attention_dropout": 0.0,
+            "mlp_bias": self.mlp_bias,
+            "tie_word_embeddings": self.tied,
+            "bos_token_id": self.bos_id,
+            "eos_token_id": self.eos_id,
+            "use_cache": True,
+            "dtype": dtype,
+            "torch_dtype": dtype,
+        }
+
+    @classmethod
+    def from_hf(cls, raw: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
+        """Read a Llama `config.json`. An absent key means transformers' default.
+
+        Raises ModelError that names whatever this decoder does not implement.
+        """
+        if raw.get("model_type") != "llama":
+            raise ModelError(
+                f"model_type {raw.get('model_type')!r} is not supported",
+                where=where,
+                mend="give a model whose model_type is llama",
+            )
+        rope = _rope(raw, where)
+        for key in _UNSUPPORTED:
+            if key != "rope_scaling" and raw.get(key):
+                raise _unsupported(key, raw[key], where)
+        for key in _UNSUPPORTED_FACTORS:
+            if raw.get(key) not in (None, 1, 1.0):
+                raise _unsupported(key, raw[key], where)
+        if raw.get("hidden_act", "silu") not in ("silu", "swish"):
+            raise _unsupported("hidden_act", raw["hidden_act"], where)
+        try:
+            heads = int(raw.get("num_attention_heads", 32))
+            width = int(raw.get("hidden_size", 4096))
+            kv_heads, head_dim = raw.get("num_key_value_heads"), raw.get("head_dim")
+            eos_id = _first(raw.get("eos_token_id", 2), default=0)
+            return cls(
+                vocab_size=int(raw.get("vocab_size", 32000)),
+                depth=int(raw.get("num_hidden_layers", 32)),
+                width=width,
+                heads=heads,
+                kv_heads=heads if kv_heads is None else int(kv_heads),
+                head_dim=width // heads if head_dim is None else int(head_dim),
+                ffn=int(raw.get("intermediate_size", 11008)),
+                bos_id=_first(raw.get("bos_token_id", 1), default=eos_id),
+                eos_id=eos_id,
+                tied=bool(raw.get("tie_word_embeddings", False)),
+                context=int(raw.get("max_position_embeddings", 2048)),
+                rope_theta=rope,
+                norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
+                attention_bias=bool(raw.get("attention_bias", False)),
+                mlp_bias=bool(raw.get("mlp_bias", False)),
+            )
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise ModelError(
+                f"a size in the model's configuration is not usable: {error}", where=where
+            ) from error
+
+
+def _rope(raw: Mapping[str, Any], where: str) -> float:
+    """The rotary base, from either spelling; ModelError where positions are scaled."""
+    theta: Any = raw.get("rope_theta", 1e4)
+    for key in ("rope_parameters", "rope_scaling"):
+        rope = raw.get(key)
+        if not rope:
+            continue
+        if not isinstance(rope, Mapping):
+            raise _unsupported(key, rope, where)
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind != "default" or rope.get("partial_rotary_factor", 1.0) not in (None, 1, 1.0):
+            raise _unsupported(key, dict(rope), where)
+        theta = rope.get("rope_theta", theta)
+    try:
+        return float(theta)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"rope_theta is {theta!r}, not a number", where=where) from error
+
+
+def _unsupported(key: str, value: object, where: str) -> ModelError:
+    return ModelError(
+        f"the model uses {key}={value!r}, which this decoder does not implement",
+        where=where,
+        mend=f"give a Llama without {key}",
+    )
+
+
+def _first(value: Any, default: int) -> int:
+    """A token id from an id, a list of them or null."""
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return default if value is None else int(value)

@@ -1,0 +1,202 @@
+"""Bits per byte: the one loss that compares models whatever their tokenizers.
+
+    bits per byte = Σ nats / (ln 2 · Σ UTF-8 bytes)
+
+The protocol (docs/evaluate.md): each document alone; BOS is context and is never scored, EOS is not scored;
+the first window has the context's length, later ones advance by half of it, without a new BOS; each token is
+scored once; a byte the tokenizer cannot represent costs 8 bits beside its unknown token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lilliput.errors import UserError
+from lilliput.evaluate.statistics import LN2, document_interval
+from lilliput.evaluate.unknown import UnknownBytes
+from lilliput.progress import Progress
+
+if TYPE_CHECKING:
+    from lilliput.model.decoder import Decoder
+    from lilliput.tokenizer.load import Tokenizer
+
+BITS_OF_A_BYTE = 8.0
+# Tokens of a batch by kind of device: enough to fill it, small enough for its memory.
+_BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
+# Tokens held before they are sorted by length and scored: bounds the memory whatever the text's size.
+_HELD_TOKENS = 1 << 20
+_IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Bits per byte of a text.
+
+    value: bits per byte. low, high: 95 % interval over the documents, NaN with fewer than two.
+    nats: float64 (documents,), with 8 bits for each byte the tokenizer cannot represent. bytes: int64
+    (documents,), raw UTF-8. tokens: scored. unk_share: share of the bytes it cannot represent.
+    """
+
+    value: float
+    low: float
+    high: float
+    nats: npt.NDArray[np.float64]
+    bytes: npt.NDArray[np.int64]
+    tokens: int
+    unk_share: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: the figures without the arrays; null where there is no interval."""
+        interval = {"low": self.low, "high": self.high}
+        return {
+            "value": self.value,
+            **{name: bound if math.isfinite(bound) else None for name, bound in interval.items()},
+            "documents": len(self.nats),
+            "bytes": int(self.bytes.sum()),
+            "tokens": self.tokens,
+            "tokens_per_byte": self.tokens / int(self.bytes.sum()),
+            "unk_share": self.unk_share,
+        }
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of one document: ids (length + 1,) of which the last `scored` are predicted and counted."""
+
+    document: int
+    ids: npt.NDArray[np.int64]
+    scored: int
+
+
+def windows(ids: npt.NDArray[np.int64], context: int, document: int = 0) -> Iterator[Window]:
+    """The windows of one document; `ids` is BOS + its tokens.
+
+    The first reads ids[0:context]; each later one begins half a context further on and counts only the
+    tokens that no earlier window reached.
+    """
+    stride = max(1, context // 2)
+    last, begin, reached = len(ids) - 1, 0, 0
+    while reached < last:
+        end = min(begin + context, last)
+        yield Window(document, ids[begin : end + 1], end - reached)
+        reached, begin = end, begin + stride
+
+
+def bits_per_byte(
+    model: Decoder,
+    tokenizer: Tokenizer,
+    documents: Iterable[str],
+    *,
+    device: torch.device | str | None = None,
+    batch: int | None = None,
+    context: int | None = None,
+    seed: int = 0,
+    title: str | None = "evaluating",
+) -> Bits:
+    """Score `documents` with `model` by the protocol above.
+
+    device: where the model's weights are, by default asked of the model. batch: tokens at once; changes speed
+    and memory, never the result beyond rounding. context: window length, by default the trained context.
+    seed: of the interval's resamples. title: of the progress shown; None shows none.
+    Memory is bounded by the batch and one long document. Raises UserError if there is not a byte of text.
+    """
+    device = torch.device(device) if device is not None else next(model.parameters()).device
+    batch = batch or _BATCH_TOKENS.get(device.type, _BATCH_TOKENS["cpu"])
+    context = context or model.config.context
+    total = len(documents) if isinstance(documents, Sized) else None
+    unknown = UnknownBytes(tokenizer)
+    nats: list[float] = []
+    sizes: list[int] = []
+    tokens = missing = 0
+    with _scoring(model), Progress(title or "", total, "documents") as bar:
+        for held in _held(documents):
+            first = len(nats)
+            sizes += [len(text.encode()) for text in held]
+            nats += [0.0] * len(held)
+            cut: list[Window] = []
+            for index, (text, ids) in enumerate(zip(held, tokenizer.encode_batch(held), strict=True), first):
+                if lost := unknown.count(text, ids):
+                    nats[index] += lost * BITS_OF_A_BYTE * LN2
+                    missing += lost
+                tokens += len(ids)
+                cut += windows(np.array([tokenizer.bos_id, *ids], np.int64), context, index)
+
+            def show(share: float, first: int = first, count: int = len(held)) -> None:
+                if title:
+                    bar.update(first + int(count * share))
+
+            for document, value in _score(model, cut, batch, device, show):
+                nats[document] += value
+    return _total(np.array(nats), np.array(sizes, np.int64), tokens, missing, seed)
+
+
+def _total(
+    nats: npt.NDArray[np.float64], sizes: npt.NDArray[np.int64], tokens: int, missing: int, seed: int
+) -> Bits:
+    written = int(sizes.sum())
+    if written == 0:
+        raise UserError("there is no text to evaluate on", mend="name a file with at least one character")
+    low, high = document_interval(nats, sizes, seed=seed)
+    return Bits(float(nats.sum()) / written / LN2, low, high, nats, sizes, tokens, missing / written)
+
+
+def _held(documents: Iterable[str]) -> Iterator[list[str]]:
+    """Documents in groups of bounded size, the empty ones among them."""
+    held: list[str] = []
+    size = 0
+    for text in documents:
+        held.append(text)
+        size += len(text) + 1
+        if size >= _HELD_TOKENS:
+            yield held
+            held, size = [], 0
+    if held:
+        yield held
+
+
+def _score(
+    model: Decoder,
+    cut: list[Window],
+    batch: int,
+    device: torch.device,
+    show: Callable[[float], None],
+) -> Iterator[tuple[int, float]]:
+    """(document, nats) of every window, longest first so that a batch is of one length and hardly padded."""
+    cut.sort(key=lambda window: len(window.ids), reverse=True)
+    begin = 0
+    while begin < len(cut):
+        length = len(cut[begin].ids) - 1
+        taken = cut[begin : begin + max(1, batch // length)]
+        ids_BT = np.zeros((len(taken), length), np.int64)
+        targets_BT = np.full((len(taken), length), _IGNORED, np.int64)
+        for row, window in enumerate(taken):
+            width = len(window.ids) - 1
+            ids_BT[row, :width] = window.ids[:-1]
+            targets_BT[row, width - window.scored : width] = window.ids[len(window.ids) - window.scored :]
+        nats_BT = model(
+            torch.from_numpy(ids_BT).to(device), torch.from_numpy(targets_BT).to(device), reduction="none"
+        )
+        values = nats_BT.double().sum(1).tolist()
+        yield from zip((window.document for window in taken), values, strict=True)
+        begin += len(taken)
+        show(begin / len(cut))
+
+
+@contextmanager
+def _scoring(model: Decoder) -> Iterator[None]:
+    """Evaluation mode without gradients; the model goes back to what it was doing."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The development data: real corpora and benchmarks, no part of the project. Absent: the test is skipped."""
+    """The development data (real corpora, benchmarks), no part of the project; absent: the test is skipped."""
     asked = os.environ.get("LILLIPUT_DATA")
     folder = Path(asked) if asked else Path(__file__).resolve().parents[2] / "shared" / "data"
     if not folder.is_dir():

@@ -1,0 +1,76 @@
+"""The rules give shapes that keep the budget, use it, and refuse what cannot be."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lilliput.errors import ConfigError
+from lilliput.model.decoder import Decoder
+from lilliput.plan.rules import MAX_SHARE, derive_shape, describe
+from lilliput.recipe import Recipe, build_recipe
+
+
+def recipe(**model: object) -> Recipe:
+    params = model.pop("params", "1M")
+    vocab = model.pop("vocab", None)
+    return build_recipe(
+        {"budget": {"params": params}, "model": model, "tokenizer": {"vocab_size": vocab}}, where="test"
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(100_000, 2_000_000_000))
+def test_every_budget_is_kept_and_used(params: int) -> None:
+    shape = derive_shape(recipe(params=params))
+    assert 0.85 * params <= shape.parameters() <= params
+    assert shape.width % shape.heads == 0
+    assert shape.head_dim % 2 == 0
+    assert shape.vocab_size % 64 == 0
+    share = shape.vocab_size * shape.width * (1 if shape.tied else 2) / shape.parameters()
+    assert share <= 1.25 * MAX_SHARE
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(100_000, 3_000_000), st.booleans())
+def test_the_counted_parameters_are_the_built_models(params: int, biases: bool) -> None:
+    shape = derive_shape(recipe(params=params, biases=biases))
+    assert sum(p.numel() for p in Decoder(shape).parameters()) == shape.parameters()
+
+
+def test_what_is_fixed_stays() -> None:
+    shape = derive_shape(recipe(params="10M", width=256, depth=4, heads=8, kv_heads=2, expansion=4, vocab=4096))
+    assert (shape.width, shape.depth, shape.heads, shape.kv_heads, shape.ffn) == (256, 4, 8, 2, 1024)
+    assert shape.vocab_size == 4096
+
+
+def test_a_known_vocabulary_is_used() -> None:
+    assert derive_shape(recipe(), vocab_size=777).vocab_size == 777
+
+
+@pytest.mark.parametrize(
+    ("asked", "where"),
+    [
+        ({"width": 130, "heads": 4}, "model.heads"),
+        ({"heads": 6, "kv_heads": 4}, "model.kv_heads"),
+        ({"head_dim": 33}, "model.head_dim"),
+        ({"width": 4096}, "budget.params"),
+        ({"depth": 500}, "budget.params"),
+        ({"vocab": 900_000}, "budget.params"),
+    ],
+)
+def test_the_impossible_is_refused_with_a_way_out(asked: dict[str, object], where: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        derive_shape(recipe(**asked))
+    assert caught.value.where == where
+    assert caught.value.mend
+
+
+def test_the_named_least_budget_does_fit() -> None:
+    with pytest.raises(ConfigError) as caught:
+        derive_shape(recipe(width=512))
+    need = int(str(caught.value.mend).split("=")[1].split()[0])
+    assert derive_shape(recipe(width=512, params=need)).parameters() <= need
+
+
+def test_the_description_names_the_shape() -> None:
+    assert "7 layers × 96" in describe(derive_shape(recipe()))

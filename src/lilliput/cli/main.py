@@ -1,0 +1,95 @@
+"""The command line: one table of verbs, and the entry point `lilliput`.
+
+A verb's module imports typer alone; the room that does the work is imported when the verb is called, so
+that `lilliput --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from lilliput import __version__
+from lilliput.cli.chat import chat
+from lilliput.cli.doctor import doctor
+from lilliput.cli.evaluate import evaluate
+from lilliput.cli.generate import generate
+from lilliput.cli.make import make
+from lilliput.cli.outcome import Answer, Failure, finish, guarded, stdout_for_answer
+from lilliput.cli.study import study_list, study_run, study_show, study_status
+
+_PLAIN: dict[str, Any] = {
+    "rich_markup_mode": None,
+    "pretty_exceptions_enable": False,
+    "add_completion": False,
+}
+
+app = typer.Typer(
+    help="Make tiny language models: text and a budget in, the best small model that fits out.",
+    epilog="Exit codes: 0 done, 1 the work failed, 2 the request was wrong.",
+    invoke_without_command=True,
+    **_PLAIN,
+)
+study = typer.Typer(help="Compare arms × seeds of a recipe, with intervals and a verdict.", **_PLAIN)
+
+_VERBS: tuple[Callable[..., Answer], ...] = (make, generate, chat, evaluate, doctor)
+_STUDY_VERBS: dict[str, Callable[..., Answer]] = {
+    "list": study_list,
+    "run": study_run,
+    "show": study_show,
+    "status": study_status,
+}
+for verb in _VERBS:
+    app.command()(guarded(verb))
+for name, verb in _STUDY_VERBS.items():
+    study.command(name)(guarded(verb))
+app.add_typer(study, name="study")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"lilliput {__version__}")
+        raise typer.Exit(0)
+
+
+@app.callback()
+def _no_verb(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def run(arguments: list[str]) -> int:
+    """Do what `arguments` ask; returns the exit code."""
+    as_json = "--json" in arguments
+    with stdout_for_answer(as_json=as_json) as descriptor:
+        outcome: object
+        try:
+            outcome = app(arguments, prog_name="lilliput", standalone_mode=False)
+        except SystemExit as stopped:
+            outcome = stopped.code
+        except BaseException as error:
+            outcome = Failure(error)
+        return finish(outcome, as_json=as_json, descriptor=descriptor)
+
+
+def main() -> None:
+    """Entry point of the `lilliput` command."""
+    code = run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader is gone; without this Python complains once more at its end.
+        sys.stdout = None
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

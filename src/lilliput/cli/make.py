@@ -1,0 +1,119 @@
+"""`lilliput make`: one recipe, one model directory and its report."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lilliput.cli import options
+from lilliput.cli.outcome import Answer
+
+if TYPE_CHECKING:
+    from lilliput.recipe import Recipe
+
+_DEFAULT = "demo"
+
+
+def make(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[RECIPE] [KEY=VALUE]…",
+            help="A recipe that ships (demo, tiny, small, base) or a YAML file, then settings such as "
+            "corpus=FILE, budget.params=300k, train.tokens=5M, seed=1.",
+            show_default=_DEFAULT,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The run's folder; by default one under runs/.", show_default=False)
+    ] = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Answer:
+    """Make a tiny language model from text: one recipe, one model directory and its report.
+
+    The same command again goes on where it stopped, or answers at once if all is done.
+    """
+    options.be_quiet(quiet)
+    from lilliput.recipe import load_recipe
+
+    name, settings = split_words(words or [])
+    recipe = load_recipe(name, settings)
+    from lilliput.pipeline import make as run_pipeline
+    from lilliput.store import Store
+
+    folder = (out.expanduser() if out else default_folder(recipe)).absolute()
+    made = run_pipeline(recipe, folder, Store())
+    return Answer(made, closing(made))
+
+
+def split_words(words: list[str]) -> tuple[str, list[str]]:
+    """The recipe's name, and the settings.
+
+    The first word is the recipe unless it is a setting; a file's name may hold `=` too.
+    """
+    first = words[0] if words else None
+    if first is not None and ("=" not in first or Path(first).is_file()):
+        return first, words[1:]
+    return _DEFAULT, words
+
+
+def default_folder(recipe: Recipe) -> Path:
+    """`runs/NAME` for a recipe as it ships, `runs/NAME-1a2b3c4d` where settings make it another."""
+    from lilliput.errors import ConfigError
+    from lilliput.recipe import load_recipe, shipped
+    from lilliput.store import canonical_hash
+
+    plain = Path("runs", recipe.name)
+    try:
+        as_shipped = recipe.name in shipped() and recipe == load_recipe(recipe.name)
+    except ConfigError:
+        as_shipped = False
+    return plain if as_shipped else plain.with_name(f"{recipe.name}-{canonical_hash(recipe.to_dict())[:8]}")
+
+
+def closing(made: dict[str, Any]) -> str:
+    """The last words of a run: what was made, how good it is, and what to do with it."""
+    from lilliput.store import read_json
+
+    results = read_json(Path(made["run"]) / "results.json")
+    model = shlex.quote(_short(made["model"]))
+    rows = [
+        ("model", _short(made["model"])),
+        ("parameters", f"{made['parameters']:,}"),
+        ("bits per byte", _bits(results)),
+    ]
+    rows += [(f"  {name}", f"{value:.4f}") for name, value in results.get("baselines", {}).items()]
+    rows.append(("report", _short(made["report"])))
+    lines = ["", *(f"{name:<15}{value}" for name, value in rows)]
+    if samples := results.get("samples"):
+        lines += ["", "It writes:", "", *_sample(samples[0])]
+    lines += [
+        "",
+        "Next:",
+        f'  lilliput generate {model} --prompt "import "',
+        f"  lilliput evaluate {model} --text FILE",
+        f"  lilliput chat {model}",
+    ]
+    return "\n".join(lines)
+
+
+def _bits(results: dict[str, Any]) -> str:
+    held = results["held_out"]
+    interval = "" if held.get("low") is None else f"  (95 % interval {held['low']:.4f} to {held['high']:.4f})"
+    return f"{held['bits_per_byte']:.4f}{interval}"
+
+
+def _sample(sample: dict[str, Any]) -> list[str]:
+    text = f"{sample['prompt']}{sample['text']}"
+    return [f"  | {line}" for line in text.strip().splitlines()[:12]]
+
+
+def _short(path: str) -> str:
+    """`path` as people would type it from here."""
+    here = Path.cwd()
+    full = Path(path)
+    return str(full.relative_to(here)) if full.is_relative_to(here) else str(full)

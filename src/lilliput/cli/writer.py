@@ -1,0 +1,87 @@
+"""A loaded model that writes: what `generate` and `chat` share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from lilliput.cli.stream import Reply
+from lilliput.device import pick_device
+from lilliput.export.hf import load_model_dir
+from lilliput.model.generate import generate
+from lilliput.progress import warn
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen, and when to stop."""
+
+    max_new: int
+    temperature: float
+    top_p: float | None
+    top_k: int | None
+    seed: int
+    stops: tuple[str, ...]
+
+
+def clean(text: str) -> str:
+    """`text` as valid Unicode: bytes of the command line that are no UTF-8 become U+FFFD, with a warning."""
+    good = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if good != text:
+        warn("the prompt holds bytes that are not UTF-8; each is replaced by U+FFFD")
+    return good
+
+
+class Writer:
+    """A model directory, loaded."""
+
+    def __init__(self, path: Path, device: str = "auto") -> None:
+        self.path = path.expanduser().resolve()
+        self.device = pick_device(device)
+        self.model, self.tokenizer = load_model_dir(self.path, self.device)
+        self.context = self.model.config.context
+        self.ends = self._ends()
+
+    def start(self, text: str) -> list[int]:
+        """BOS and the tokens of `text`; its last ones where it is longer than the model can see."""
+        return self.fit([self.tokenizer.bos_id, *self.tokenizer.encode(text)])
+
+    def fit(self, ids: list[int]) -> list[int]:
+        """`ids`, cut on the left to what the model can see, with a warning."""
+        if len(ids) < self.context:
+            return ids
+        warn(f"the prompt is {len(ids)} tokens, the model sees {self.context}: only its end is used")
+        return [self.tokenizer.bos_id, *ids[len(ids) - self.context + 2 :]]
+
+    def reply(self, ids: list[int], how: Sampling) -> Reply:
+        """The continuation of `ids`, to be iterated."""
+        return Reply(
+            self._tokens(ids, how), self.tokenizer.decode, before=ids, ends=self.ends, stops=how.stops
+        )
+
+    def _tokens(self, ids: list[int], how: Sampling) -> Iterator[int]:
+        ids_BT = torch.tensor([ids], dtype=torch.long, device=self.device)
+        for new_B in generate(
+            self.model,
+            ids_BT,
+            how.max_new,
+            temperature=how.temperature,
+            top_p=how.top_p,
+            top_k=how.top_k,
+            seed=how.seed,
+            stop_ids=self.ends,
+        ):
+            yield int(new_B[0])
+
+    def _ends(self) -> tuple[int, ...]:
+        """Every id that ends a text; chat models often name several in generation_config.json."""
+        ends = {self.tokenizer.eos_id}
+        file = self.path / "generation_config.json"
+        if file.is_file():
+            named = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+            ends.update(named if isinstance(named, list) else [named])
+        return tuple(sorted(end for end in ends if isinstance(end, int)))

@@ -1,0 +1,297 @@
+"""A run's settings from shape and budget: every value a person left out follows from a cited formula.
+
+Sources: METHODS §0 of the project, that is DeepSeek's scaling fits for batch and rate (2401.02954 §3.1),
+Hoffmann et al. for 20 tokens a parameter (2203.15556), Muennighoff et al. for repeated data (2305.16264).
+All of it is arithmetic on the shape, the corpus and what the machine has; nothing is timed.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from lilliput.device import compiler, threads, total_memory
+from lilliput.errors import ConfigError
+from lilliput.progress import count
+from lilliput.train.config import TrainConfig as TrainConfig
+
+if TYPE_CHECKING:
+    from lilliput.model.config import ModelConfig
+    from lilliput.recipe import TrainSettings
+
+TOKENS_PER_PARAMETER = 20
+MAX_LR = 1e-2
+LONG_BATCH = 32_768
+EPOCHS_TO_WARN = 4
+REPEAT_HALF = 15.39
+
+# Nominal training rates, FLOP/s: constants of the formulas below, so that no clock enters a decision.
+CPU_RATE = 6e10
+GPU_RATE = 2e14
+# torch.compile costs about a minute; it is taken where the run is long enough to earn that back.
+COMPILE_SECONDS = 300
+SAVE_SECONDS = 60
+EVALUATIONS = 10
+CPU_ACTIVATIONS = 1 << 30
+ROWS = 2000
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """How long a run is, in tokens, and why."""
+
+    tokens: float
+    why: str
+
+
+def flops(model: ModelConfig, tokens: float) -> float:
+    """Training cost C = 6·N_nonemb·D + 6·V·d·D (METHODS §0); attention's quadratic part is not counted."""
+    table = model.vocab_size * model.width
+    body = model.parameters() - table * (1 if model.tied else 2)
+    return 6.0 * body * tokens + 6.0 * table * tokens
+
+
+def effective_tokens(unique: float, epochs: float) -> float:
+    """What `epochs` passes over `unique` tokens are worth: D' = U + 15.39·U·(1 − e^{−(epochs−1)/15.39})."""
+    if epochs <= 1:
+        return unique * epochs
+    return unique + REPEAT_HALF * unique * (1 - math.exp(-(epochs - 1) / REPEAT_HALF))
+
+
+def horizon(train: TrainSettings, parameters: int, tokens_per_epoch: int, bytes_per_epoch: int) -> Horizon:
+    """The run's length, from whichever of tokens, bytes and epochs is given, else 20 tokens a parameter."""
+    if train.tokens is not None:
+        return Horizon(float(train.tokens), "train.tokens")
+    if train.bytes is not None:
+        per_token = bytes_per_epoch / tokens_per_epoch
+        why = f"train.bytes {count(train.bytes)} at {per_token:.3f} bytes a token"
+        return Horizon(train.bytes / per_token, why)
+    if train.epochs is not None:
+        return Horizon(train.epochs * tokens_per_epoch, f"train.epochs {train.epochs:g}")
+    return Horizon(float(TOKENS_PER_PARAMETER * parameters), f"{TOKENS_PER_PARAMETER} a parameter (2203.15556)")
+
+
+def activation_bytes(model: ModelConfig, itemsize: int) -> int:
+    """What one token leaves in memory for the backward pass: an estimate in bytes, a third of it spare."""
+    attention = 4 * model.width + 3 * model.heads * model.head_dim + 4 * model.kv_heads * model.head_dim
+    layer = attention + 2 * model.width + 4 * model.ffn
+    return int(1.5 * itemsize * (model.depth * layer + 4 * model.width))
+
+
+def micro_limit(model: ModelConfig, device: torch.device, precision: str) -> int:
+    """Windows whose activations fit: in 1 GiB or an eighth of memory on a CPU, in half of a GPU's memory."""
+    if device.type == "cuda":
+        room = torch.cuda.get_device_properties(device).total_memory // 2
+    else:
+        room = min(CPU_ACTIVATIONS, (total_memory() or 8 << 30) // 8)
+    itemsize = 2 if precision == "bf16" else 4
+    return max(1, room // (activation_bytes(model, itemsize) * model.context))
+
+
+class _Notes(list[str]):
+    def derived(self, name: str, value: object, why: str) -> None:
+        self.append(f"{name} = {value}: {why}")
+
+    def given(self, name: str, value: object) -> None:
+        self.append(f"{name} = {value}: set")
+
+
+def derive(
+    train: TrainSettings,
+    model: ModelConfig,
+    tokens_per_epoch: int,
+    bytes_per_epoch: int,
+    seed: int,
+    device: torch.device,
+) -> tuple[TrainConfig, list[str]]:
+    """Settle a run: (settings, one printable line for each value and where it came from).
+
+    tokens_per_epoch, bytes_per_epoch: size of the packed training split. Raises ConfigError for a request
+    that cannot be met.
+    """
+    if tokens_per_epoch <= model.context:
+        raise ConfigError(
+            f"the training text has {tokens_per_epoch} tokens, fewer than one window of {model.context + 1}",
+            where="model.context",
+            mend="give more text or a smaller model.context",
+        )
+    notes = _Notes()
+    gpu = device.type == "cuda"
+    precision = _precision(train, gpu, notes)
+    length = horizon(train, model.parameters(), tokens_per_epoch, bytes_per_epoch)
+    cost = flops(model, length.tokens)
+    batch, micro = _batch(train, model, length, cost, micro_limit(model, device, precision), notes)
+    steps = max(1, round(length.tokens / (batch * model.context)))
+    tokens = steps * batch * model.context
+    notes.derived("tokens", count(tokens), f"{length.why}; {steps} steps, {flops(model, tokens):.2e} FLOPs")
+    notes.extend(_epoch_notes(tokens, tokens_per_epoch, bytes_per_epoch))
+    lr = _rate(train, cost, notes)
+    warmup = _warmup(train, steps, notes)
+    beta2 = _beta2(train, batch * model.context, notes)
+    save_every, eval_every = _intervals(train, cost, length.tokens, batch * model.context, steps, gpu, notes)
+    workers = _value("threads", train.threads, threads(), "the cores of this machine", notes)
+    config = TrainConfig(
+        steps=steps,
+        batch_sequences=batch,
+        micro_sequences=micro,
+        context=model.context,
+        lr=lr,
+        min_lr=lr * train.min_lr,
+        warmup_steps=warmup,
+        schedule=train.schedule,
+        decay_steps=max(1, round(train.decay * steps)) if train.schedule == "wsd" else 0,
+        weight_decay=train.weight_decay,
+        beta1=train.beta1,
+        beta2=beta2,
+        clip=train.clip,
+        seed=seed,
+        compile=_compile(train, cost, gpu, notes),
+        precision=precision,
+        threads=workers,
+        save_every=save_every,
+        eval_every=eval_every,
+        log_every=max(1, steps // ROWS),
+        tensorboard=train.tensorboard,
+    )
+    return config, list(notes)
+
+
+def _value(name: str, given: int | None, derived: int, why: str, notes: _Notes) -> int:
+    """The value given, else the derived one; either way noted."""
+    if given is not None:
+        notes.given(name, given)
+        return given
+    notes.derived(name, derived, why)
+    return derived
+
+
+def _precision(train: TrainSettings, gpu: bool, notes: _Notes) -> str:
+    if train.precision != "auto":
+        notes.given("precision", train.precision)
+        return train.precision
+    precision = "bf16" if gpu else "fp32"
+    notes.derived("precision", precision, "bf16 on a GPU" if gpu else "the fastest type on a CPU")
+    return precision
+
+
+def _batch(
+    train: TrainSettings, model: ModelConfig, length: Horizon, cost: float, limit: int, notes: _Notes
+) -> tuple[int, int]:
+    """(windows in the global batch, windows in a micro batch)."""
+    context = model.context
+    if train.batch_tokens is not None:
+        if train.batch_tokens < context:
+            raise ConfigError(
+                f"a batch of {train.batch_tokens} tokens holds no window of {context}",
+                where="train.batch_tokens",
+                mend=f"give at least {context}, or a smaller model.context",
+            )
+        batch = train.batch_tokens // context
+        notes.given("batch", f"{batch} windows of {context} = {batch * context} tokens")
+    else:
+        wanted = 0.2920 * float(cost**0.3271)
+        batch = max(1, min(round(wanted / context), round(length.tokens / context)))
+        # Whole micro batches, so that every pass has one shape.
+        if train.micro_batch is None and batch > limit:
+            batch = round(batch / limit) * limit
+        notes.derived(
+            "batch",
+            f"{batch} windows of {context} = {batch * context} tokens",
+            f"0.2920·C^0.3271 = {wanted:.0f} tokens (2401.02954), C = {cost:.2e}",
+        )
+    if train.micro_batch is not None:
+        micro = min(train.micro_batch, batch)
+        notes.given("micro batch", micro)
+    else:
+        micro = math.ceil(batch / math.ceil(batch / limit))
+        notes.derived("micro batch", f"{micro} windows", f"activations of {limit} fit")
+    return batch, micro
+
+
+def _rate(train: TrainSettings, cost: float, notes: _Notes) -> float:
+    if train.lr is not None:
+        notes.given("lr", f"{train.lr:.3g}")
+        return train.lr
+    fitted = 0.3118 * float(cost**-0.125)
+    lr = min(MAX_LR, fitted)
+    capped = f", capped at {MAX_LR:g}" if lr < fitted else ""
+    notes.derived("lr", f"{lr:.3g}", f"0.3118·C^−0.125 = {fitted:.3g} (2401.02954){capped}")
+    return lr
+
+
+def _warmup(train: TrainSettings, steps: int, notes: _Notes) -> int:
+    if train.warmup is not None:
+        if train.warmup > steps:
+            raise ConfigError(
+                f"a warm-up of {train.warmup} steps is longer than the run of {steps}",
+                where="train.warmup",
+                mend=f"give fewer than {steps}, or a longer run",
+            )
+        notes.given("warm-up", f"{train.warmup} steps")
+        return train.warmup
+    warmup = int(min(max(100.0, 0.02 * steps), 0.1 * steps))
+    notes.derived("warm-up", f"{warmup} steps", "min(max(100 steps, 2 %), 10 % of the run)")
+    return warmup
+
+
+def _beta2(train: TrainSettings, batch_tokens: int, notes: _Notes) -> float:
+    if train.beta2 is not None:
+        notes.given("β2", train.beta2)
+        return train.beta2
+    beta2 = 0.99 if batch_tokens < LONG_BATCH else 0.95
+    notes.derived("β2", beta2, "0.99 below 32k tokens a batch, else 0.95")
+    return beta2
+
+
+def _compile(train: TrainSettings, cost: float, gpu: bool, notes: _Notes) -> bool:
+    found = compiler() is not None
+    if train.compile != "auto":
+        if train.compile and not gpu and not found:
+            raise ConfigError(
+                "torch.compile needs a C++ compiler and none is found",
+                where="train.compile",
+                mend="install one (g++ or clang), or leave train.compile out",
+            )
+        notes.given("compile", train.compile)
+        return train.compile
+    if not gpu and not found:
+        notes.derived("compile", False, "no C++ compiler on this machine")
+        return False
+    worth = COMPILE_SECONDS * (GPU_RATE if gpu else CPU_RATE)
+    taken = cost >= worth
+    than = "at least" if taken else "below"
+    notes.derived("compile", taken, f"C = {cost:.2e} is {than} {worth:.1e} FLOPs, where it repays")
+    return taken
+
+
+def _intervals(
+    train: TrainSettings, cost: float, tokens: float, batch_tokens: int, steps: int, gpu: bool, notes: _Notes
+) -> tuple[int, int]:
+    """(steps between saves, steps between evaluations)."""
+    per_step = cost / tokens * batch_tokens
+    rate = GPU_RATE if gpu else CPU_RATE
+    every = max(1, min(steps, round(SAVE_SECONDS * rate / per_step)))
+    why = f"{SAVE_SECONDS} s of work at a nominal {rate:.0e} FLOP/s"
+    save_every = _value("save every", train.save_every, every, why, notes)
+    often = max(1, math.ceil(steps / EVALUATIONS))
+    eval_every = _value("evaluate every", train.eval_every, often, f"{EVALUATIONS} times in the run", notes)
+    return save_every, eval_every
+
+
+def _epoch_notes(tokens: float, tokens_per_epoch: int, bytes_per_epoch: int) -> list[str]:
+    epochs = tokens / tokens_per_epoch
+    worth = effective_tokens(tokens_per_epoch, epochs)
+    seen = count(tokens / tokens_per_epoch * bytes_per_epoch)
+    lines = [
+        f"epochs = {epochs:.2f}: {count(tokens_per_epoch)} tokens in the corpus, {seen} bytes of text seen; "
+        f"worth {count(worth)} fresh tokens (D', 2305.16264)"
+    ]
+    if epochs > EPOCHS_TO_WARN:
+        lines.append(
+            f"warning: {epochs:.1f} epochs; beyond {EPOCHS_TO_WARN} repeated text teaches little: "
+            "more text, fewer parameters or a shorter run would serve better"
+        )
+    return lines

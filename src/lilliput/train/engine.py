@@ -1,0 +1,166 @@
+"""The numbers of a step: gradients of a global batch, the update, the tensors that must survive a kill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from lilliput.errors import CheckpointError, TrainingError
+from lilliput.progress import say, warn
+from lilliput.train import parallel
+from lilliput.train.config import TrainConfig
+from lilliput.train.objectives import OBJECTIVES
+from lilliput.train.optimizer import (
+    build_optimizer,
+    copy_into,
+    load_optimizer,
+    optimizer_tensors,
+    set_learning_rate,
+)
+from lilliput.train.order import mix
+
+Tensors = dict[str, torch.Tensor]
+
+
+class Engine:
+    """A model in training on this process: the plain `model`, the `live` one that is stepped, its optimizer.
+
+    Alone, `live` shares `model`'s parameters and differs only in being compiled; among several processes it
+    is a sharded copy.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig, device: torch.device, world: parallel.World) -> None:
+        self.model, self.config, self.device, self.world = model, config, device, world
+        torch.set_num_threads(max(1, config.threads // world.local_size))
+        self.objective = OBJECTIVES[config.objective]
+        model.to(device)
+        self._build()
+
+    def _build(self) -> None:
+        if self.world.size == 1:
+            self.live = parallel.twin(self.model)
+        else:
+            self.live = parallel.shard(self.model, self.world, self.device)
+        self.optimizer = build_optimizer(self.live, self.config)
+        self.live.train()
+
+    def gradients(self, batch: np.ndarray, step: int, asked: bool) -> tuple[float, float, bool]:
+        """Compute the gradients of the global batch's mean loss.
+
+        batch: this process's windows, int64 (≤ its share, context + 1). Returns the mean loss in nats a
+        token, the gradient's global norm, and whether any process was `asked` to stop.
+        """
+        config, world = self.config, self.world
+        torch.manual_seed(mix(config.seed, config.round, step, world.rank) >> 1)
+        loss_here = self._forward_backward(batch)
+        norm = parallel.whole(torch.nn.utils.get_total_norm(self._grads()))
+        # One wait for the device a step: both numbers come over together.
+        loss, norm_value = torch.stack([loss_here.double(), norm.to(loss_here.device).double()]).tolist()
+        loss, stops = world.total([loss, float(asked)], self.device)
+        return loss, norm_value, stops > 0
+
+    def update(self, rate: float, norm: float) -> None:
+        """Clip by the global norm and apply AdamW."""
+        if 0 < self.config.clip < norm:
+            torch._foreach_mul_(self._grads(), self.config.clip / norm)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.step()
+
+    def clear(self) -> None:
+        """Drop the gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def _grads(self) -> list[torch.Tensor]:
+        return [p.grad for p in self.live.parameters() if p.grad is not None]
+
+    def _forward_backward(self, batch: np.ndarray) -> torch.Tensor:
+        """Accumulate gradients by micro batches; returns this process's part of the loss (scalar, nats)."""
+        config, world = self.config, self.world
+        share = -(-config.batch_sequences // world.size)
+        if len(batch) < share:  # every process makes the same passes: fill up with what weighs nothing
+            padding = np.full((share - len(batch), config.context + 1), -100, dtype=np.int64)
+            batch = np.concatenate([batch, padding])
+        windows = torch.from_numpy(batch).to(self.device, non_blocking=True)
+        total = torch.zeros((), device=self.device)
+        micro = config.micro_sequences
+        for begin in range(0, share, micro):
+            parallel.sync_gradients(self.live, begin + micro >= share)
+            with self._autocast():
+                loss = self.objective(self.live, windows[begin : begin + micro]) / config.batch_tokens
+            # fully_shard averages gradients over processes; the batch's mean is their sum.
+            torch.autograd.backward(loss * world.size)
+            total += loss.detach()
+        return total
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.config.precision == "bf16":
+            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        return nullcontext()
+
+    def compile(self, *, fresh: bool) -> None:
+        """Compile each layer (they share one compiled form), and prove it on one micro batch.
+
+        Embedding and loss stay as they are: the compiled look-up's gradient adds atomically, in an order that
+        differs from run to run. Where it fails, a fresh run goes on without; a resumed one must not.
+        """
+        if self.world.main:
+            say("compiling the layers (may take a minute)")
+        for block in parallel.blocks(self.live):
+            block.compile(dynamic=False)
+        micro = self.config.micro_sequences
+        window = torch.zeros((micro, self.config.context + 1), dtype=torch.int64, device=self.device)
+        try:
+            with self._autocast():
+                loss = self.objective(self.live, window)
+            torch.autograd.backward(loss)
+            self.clear()
+        except Exception as error:  # whatever the compiler's chain throws: there is no narrower type
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            if not fresh or self.world.size > 1:
+                raise TrainingError(
+                    f"torch.compile fails: {reason}",
+                    mend="restore the compiler this run began with, or begin anew with train.compile=false",
+                ) from error
+            warn(f"torch.compile fails here, training goes on without it: {reason}")
+            self.config = replace(self.config, compile=False)
+            self._build()
+
+    def tensors(self) -> tuple[Tensors, Tensors]:
+        """(weights, optimizer's state), whole, on the CPU; empty on all processes but the first."""
+        keep = self.world.main
+        weights = parallel.gather(dict(self.live.state_dict()), keep=keep)
+        return weights, parallel.gather(optimizer_tensors(self.live, self.optimizer), keep=keep)
+
+    def load(self, weights: Mapping[str, torch.Tensor], moments: Mapping[str, torch.Tensor]) -> None:
+        """Put back what `tensors` gave; CheckpointError if it is another model's."""
+        own = self.live.state_dict()
+        same = set(own) == set(weights)
+        if not same or any(own[name].shape != tensor.shape for name, tensor in weights.items()):
+            raise CheckpointError(
+                "the checkpoint holds a model of another shape",
+                mend="give another --out, or remove the old run's folder",
+            )
+        for name, tensor in own.items():
+            copy_into(tensor, weights[name])
+        load_optimizer(self.live, self.optimizer, moments)
+
+    def sound(self) -> bool:
+        """Whether every weight is finite (on all processes)."""
+        bad = torch.zeros((), device=self.device)
+        for parameter in self.live.parameters():
+            bad += (~parallel.local(parameter.detach()).isfinite()).any()
+        return self.world.total([float(bad)], self.device)[0] == 0
+
+    @torch.no_grad()
+    def leave_weights(self) -> None:
+        """Have `model` hold the trained weights. Alone it shares them already."""
+        if self.world.size > 1:
+            own = self.model.state_dict()
+            for name, tensor in self.live.state_dict().items():
+                own[name].copy_(parallel.whole(tensor.detach()))

@@ -1,0 +1,83 @@
+"""AdamW with decoupled weight decay on matrices only, and its state as plain named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from lilliput.errors import CheckpointError
+from lilliput.train.config import TrainConfig
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """Fused AdamW over two groups: tensors of two or more axes decay, norms' scales and biases do not."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.lr,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        fused=True,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """The rate of the next update, for every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's state as `PARAMETER/exp_avg`, `/exp_avg_sq`, `/step`; empty before the first update."""
+    out: dict[str, torch.Tensor] = {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            out[f"{name}/{key}"] = value
+    return out
+
+
+def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave, exactly. CheckpointError if it is another model's.
+
+    Values are copied into freshly allocated memory, as a first update would allocate it: a memory-mapped
+    file has another alignment, which on some machines means other instructions and other last bits.
+    """
+    known: set[str] = set()
+    optimizer.state.clear()
+    for name, parameter in model.named_parameters():
+        if f"{name}/step" not in tensors:
+            continue
+        state: dict[str, torch.Tensor] = {}
+        state["step"] = tensors[f"{name}/step"].to(dtype=torch.float32, device=parameter.device, copy=True)
+        for moment in MOMENTS:
+            saved = tensors.get(f"{name}/{moment}")
+            if saved is None or saved.shape != parameter.shape:
+                raise CheckpointError(f"the optimizer's state does not fit the parameter {name}")
+            state[moment] = torch.empty_like(parameter, memory_format=torch.preserve_format)
+            copy_into(state[moment], saved)
+        optimizer.state[parameter] = state
+        known.update(f"{name}/{key}" for key in state)
+    strange = set(tensors) - known
+    if strange:
+        names = ", ".join(sorted(strange)[:3])
+        raise CheckpointError(f"the optimizer's state names unknown parameters: {names}")
+
+
+@torch.no_grad()
+def copy_into(target: torch.Tensor, full: torch.Tensor) -> None:
+    """Copy a whole tensor into `target`, which may be this process's shard of it (a DTensor)."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if isinstance(target, DTensor):
+        full = full.to(target.device)
+        target.copy_(distribute_tensor(full, target.device_mesh, target.placements, src_data_rank=None))
+    else:
+        target.copy_(full)

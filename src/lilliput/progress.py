@@ -90,8 +90,10 @@ class Progress:
         parts.append(f"{count(rate)}/s")
         if self.total and rate > 0:
             parts.append(f"{duration((self.total - self.done) / rate)} left")
-        parts += [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
-                  for name, value in self._fields.items()]
+        parts += [
+            f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+            for name, value in self._fields.items()
+        ]
         return "  ".join(parts)
 
     def _show(self, now: float) -> None:

@@ -54,9 +54,7 @@ class TokenizerSettings(_Settings):
 class Budget(_Settings):
     """What the device allows."""
 
-    params: Size | None = Field(
-        None, ge=20_000, le=20_000_000_000, description="ceiling on stored parameters, e.g. 8M"
-    )
+    params: Size | None = Field(None, ge=20_000, le=20_000_000_000, description="ceiling on stored parameters, e.g. 8M")
 
 
 class ModelSettings(_Settings):

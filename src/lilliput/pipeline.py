@@ -1,0 +1,360 @@
+"""The stages of `make`, in order: corpus, tokenizer, shards, plan, init, train, evaluate, model directory.
+
+Stages that other runs can share (corpus, tokenizer, shards, finished weights, scores) live in the store,
+found by the hash of what made them. What belongs to one run (its settled recipe, checkpoints, metrics, model,
+report) lives in the run directory, so a killed run goes on from there with or without the same store.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from lilliput import device as machine
+from lilliput.corpus.build import build_corpus
+from lilliput.corpus.documents import Documents
+from lilliput.corpus.shards import Shards, pack
+from lilliput.corpus.sources import source_identity
+from lilliput.errors import ConfigError
+from lilliput.export.hf import load_model_dir, read_config
+from lilliput.export.weights import WEIGHTS, read_weights, write_weights
+from lilliput.model.config import ModelConfig
+from lilliput.model.decoder import Decoder
+from lilliput.model.init import initialise
+from lilliput.plan.rules import derive_shape, describe
+from lilliput.progress import count, say
+from lilliput.recipe import Recipe, SourceSpec, build_recipe
+from lilliput.results import Made, finish, score_on_the_way
+from lilliput.store import Stage, Store, canonical_hash, file_hash, locked, read_json, write_atomic, write_json
+from lilliput.tokenizer.load import Tokenizer
+from lilliput.tokenizer.train import train_tokenizer
+from lilliput.train import parallel
+from lilliput.train.config import FREE_KEYS, TrainConfig
+from lilliput.train.derive import derive, flops
+from lilliput.train.loop import train
+
+# Raised when a stage's output changes for the same settings, so that older outputs are not taken for it.
+_FORMATS = {"corpus": 1, "tokenizer": 1, "shards": 1, "weights": 1}
+
+
+def make(recipe: Recipe, out: Path | str, store: Store | None = None, *, device: str = "auto") -> dict[str, Any]:
+    """Make one model: a run directory `out` with the model in it, and what was measured.
+
+    The same call goes on where a killed one stopped and answers at once when it has finished. Under
+    `torchrun` the main process returns the results and the others an empty dict. Raises UserError before any
+    work where the request cannot be met.
+    """
+    run = Run.prepare(recipe, Path(out), store or Store(), device)
+    with locked(run.folder / ".lock", str(run.folder)) if run.world.main else nullcontext():
+        return run.finished() or run.make()
+
+
+@dataclass
+class Run:
+    """One call of `make`. asked: the recipe as given. inputs: content hashes of all it reads."""
+
+    asked: Recipe
+    inputs: dict[str, Any]
+    folder: Path
+    store: Store
+    device: torch.device
+    world: parallel.World
+
+    @classmethod
+    def prepare(cls, recipe: Recipe, out: Path, store: Store, device: str) -> Run:
+        """Check the request; nothing is written yet."""
+        chosen = machine.pick_device(device)
+        if recipe.source is None:
+            derive_shape(recipe)
+        if out.exists() and not out.is_dir():
+            raise ConfigError("the run directory is a file", where=str(out), mend="give another --out")
+        inputs = _identify(recipe)
+        return cls(recipe, inputs, out.absolute(), store, chosen, parallel.start(chosen))
+
+    def finished(self) -> dict[str, Any] | None:
+        """The results of this very run, if it has finished here; ConfigError if the folder holds another."""
+        begun = self.folder / "run.json"
+        if begun.exists():
+            changed = _difference(read_json(begun), _training(self.asked, self.inputs))
+            if changed:
+                raise ConfigError(
+                    f"this folder holds a run with another {changed}",
+                    where=str(self.folder),
+                    mend="give another --out, or remove the folder",
+                )
+        elif self.folder.is_dir() and any(path.name != ".lock" for path in self.folder.iterdir()):
+            raise ConfigError(
+                "this folder is not empty and holds no run", where=str(self.folder), mend="give another --out"
+            )
+        results = self.folder / "results.json"
+        if results.exists() and (found := read_json(results))["key"] == self._key():
+            say(f"finished before: {self.folder}")
+            return dict(found)
+        return None
+
+    def make(self) -> dict[str, Any]:
+        """Run every stage that is missing."""
+        if self.world.main:
+            write_json(self.folder / "run.json", _training(self.asked, self.inputs))
+        corpus = self._corpus()
+        tokenizer = self._tokenizer(corpus)
+        shards = self._shards(corpus, tokenizer)
+        shape, config, notes = self._plan(shards, tokenizer)
+        weights = self._weights(shards, tokenizer, shape, config, Documents(corpus.path, "dev"))
+        if weights is None:
+            return {}
+        made = Made(
+            folder=self.folder,
+            key=self._key(),
+            asked=self.asked,
+            settled=self._settled(),
+            notes=notes,
+            corpus=corpus,
+            tokenizer=tokenizer,
+            bytes_per_token=_bytes_per_token(shards),
+            shape=shape,
+            weights=weights,
+        )
+        return finish(made, self.store, self.device)
+
+    def _key(self) -> str:
+        return canonical_hash({"asked": self.asked.to_dict(), "inputs": self.inputs})
+
+    def _corpus(self) -> Stage:
+        def build(folder: Path) -> dict[str, Any]:
+            return build_corpus(self.asked.corpus, folder)
+
+        key = {"format": _FORMATS["corpus"], "sources": self.inputs["corpus"]}
+        stage = self._stage("corpus", key, build)
+        split = stage.manifest["splits"]
+        text = sum(part["bytes"] for part in split.values())
+        _tell(
+            "corpus",
+            stage,
+            f"{count(text)}B of text in {count(sum(p['documents'] for p in split.values()))} "
+            f"documents, {split['dev']['documents']} held out ({split['dev']['bytes'] / text:.1%}), "
+            f"{stage.manifest['duplicates']} duplicates dropped",
+        )
+        return stage
+
+    def _tokenizer(self, corpus: Stage) -> Tokenizer:
+        source = self.asked.tokenizer.source or self.asked.source
+        if source is not None:
+            tokenizer = Tokenizer.load(Path(source))
+            say(f"tokenizer  {tokenizer.vocab_size:,} pieces, from {source}")
+            return tokenizer
+        vocab_size = derive_shape(self.asked).vocab_size
+
+        def build(folder: Path) -> dict[str, Any]:
+            trained = train_tokenizer(Documents(corpus.path, "train"), vocab_size)
+            trained.save(folder)
+            return {"vocab_size": trained.vocab_size}
+
+        key = {"format": _FORMATS["tokenizer"], "corpus": corpus.hash, "vocab_size": vocab_size}
+        stage = self._stage("tokenizer", key, build)
+        _tell("tokenizer", stage, f"{stage.manifest['vocab_size']:,} pieces of byte-level BPE")
+        return Tokenizer.load(stage.path)
+
+    def _shards(self, corpus: Stage, tokenizer: Tokenizer) -> Shards:
+        weights = [spec.weight for spec in self.asked.corpus]
+
+        def build(folder: Path) -> dict[str, Any]:
+            return pack(
+                Documents(corpus.path, "train"),
+                tokenizer.encode_batch,
+                bos=tokenizer.bos_id,
+                eos=tokenizer.eos_id,
+                vocab_size=tokenizer.vocab_size,
+                tokenizer_hash=tokenizer.hash,
+                out=folder,
+                split="train",
+                weights=weights,
+            )
+
+        key = {"format": _FORMATS["shards"], "corpus": corpus.hash, "tokenizer": tokenizer.hash, "weights": weights}
+        stage = self._stage("shards", key, build)
+        shards = Shards(stage.path, "train", tokenizer.hash)
+        _tell("shards", stage, f"{count(len(shards.tokens))} tokens, {_bytes_per_token(shards):.3f} bytes a token")
+        return shards
+
+    def _plan(self, shards: Shards, tokenizer: Tokenizer) -> tuple[ModelConfig, TrainConfig, list[str]]:
+        """Settle shape and training once; a resumed run takes what its `recipe.yaml` says."""
+        settled_before = (self.folder / "recipe.yaml").exists()
+        recipe = self._settled() if settled_before else self.asked
+        if recipe.source is not None:
+            shape = read_config(Path(recipe.source) / "config.json")
+        else:
+            shape = derive_shape(recipe, tokenizer.vocab_size)
+        shape = replace(
+            shape,
+            vocab_size=max(shape.vocab_size, tokenizer.vocab_size),
+            bos_id=tokenizer.bos_id,
+            eos_id=tokenizer.eos_id,
+        )
+        config, notes = derive(
+            recipe.train, shape, len(shards.tokens), int(shards.bytes.sum()), self.asked.seed, self.device
+        )
+        say(f"plan       {describe(shape)}")
+        if settled_before:
+            say(f"training   as settled before in {self.folder / 'recipe.yaml'}")
+            return shape, config, _notes(self.folder)
+        for note in notes:
+            say(f"           {note}")
+        if self.world.main:
+            planned = derive_shape(self.asked).vocab_size if recipe.source is None else None
+            text = _resolve(self.asked, shape, config, planned).to_yaml()
+            header = "".join(f"#   {note}\n" for note in notes)
+            write_atomic(self.folder / "recipe.yaml", f"# Settled for this run:\n{header}{text}")
+        self.world.wait()
+        return shape, config, notes
+
+    def _settled(self) -> Recipe:
+        text = (self.folder / "recipe.yaml").read_text(encoding="utf-8")
+        return build_recipe(yaml.safe_load(text), where=str(self.folder / "recipe.yaml"))
+
+    def _weights(
+        self, shards: Shards, tokenizer: Tokenizer, shape: ModelConfig, config: TrainConfig, held_out: Documents
+    ) -> Stage | None:
+        """The finished weights: found, or trained here (None in all but the main process)."""
+        key = {
+            "format": _FORMATS["weights"],
+            "tokens": shards.hash,
+            "from": self.inputs["from"],
+            "shape": asdict(shape),
+            "train": {name: value for name, value in asdict(config).items() if name not in FREE_KEYS},
+        }
+        found = self.store.find("weights", key)
+        self.world.wait()
+        if found is not None:
+            _tell("weights", found, f"{shape.parameters():,} parameters")
+            shutil.copyfile(found.path / "metrics.jsonl", self.folder / "metrics.jsonl")
+            return found if self.world.main else None
+        torch.set_num_threads(config.threads)
+        model = self._initial(shape)
+        evaluator = score_on_the_way(tokenizer, held_out, self.asked.evaluate.during)
+        done = train(model, shards, config, self.folder, device=self.device, evaluator=evaluator)
+        if not self.world.main:
+            return None
+
+        def publish(folder: Path) -> dict[str, Any]:
+            write_weights(folder / WEIGHTS, model)
+            shutil.copyfile(self.folder / "metrics.jsonl", folder / "metrics.jsonl")
+            cost = {"flops": flops(shape, config.tokens), **asdict(done)}
+            return {"cost": cost, "weights": file_hash(folder / WEIGHTS)}
+
+        return self.store.stage("weights", key, publish)
+
+    def _initial(self, shape: ModelConfig) -> Decoder:
+        if self.asked.source is not None:
+            return read_weights(Path(self.asked.source), shape)
+        model = Decoder(shape)
+        initialise(model, self.asked.seed)
+        return model
+
+    def _stage(self, name: str, key: dict[str, Any], build: Any) -> Stage:
+        """A stage of the store; under torchrun the main process builds and the others then find it."""
+        if self.world.main:
+            stage = self.store.stage(name, key, build)
+            self.world.wait()
+            return stage
+        self.world.wait()
+        found = self.store.find(name, key)
+        if found is None:
+            raise ConfigError(
+                "the processes do not share one store",
+                where=str(self.store.root),
+                mend="set LILLIPUT_STORE to a folder that all of them see",
+            )
+        return found
+
+
+def _identify(recipe: Recipe) -> dict[str, Any]:
+    """Content hashes of everything the run reads."""
+    inputs: dict[str, Any] = {
+        "corpus": [source_identity(spec) for spec in recipe.corpus],
+        "text": [source_identity(SourceSpec(source=file)) for file in recipe.evaluate.text],
+        "from": None,
+        "tokenizer": None,
+    }
+    if recipe.source is not None:
+        model, _ = load_model_dir(recipe.source)
+        inputs["from"] = {name: file_hash(Path(recipe.source) / name) for name in ("config.json", WEIGHTS)}
+        del model
+    if recipe.tokenizer.source is not None:
+        inputs["tokenizer"] = Tokenizer.load(Path(recipe.tokenizer.source)).hash
+    return inputs
+
+
+def _training(recipe: Recipe, inputs: dict[str, Any]) -> dict[str, Any]:
+    """What decides the weights: a run directory belongs to one such value, however it is evaluated."""
+    asked = recipe.to_dict()
+    for free in ("name", "evaluate"):
+        del asked[free]
+    # Where the text lies does not matter; what it says does, and that is in `inputs`.
+    asked["corpus"] = [spec["weight"] for spec in asked["corpus"]]
+    asked["from"] = asked["tokenizer"]["from"] = None
+    return {"asked": asked, "inputs": {name: value for name, value in inputs.items() if name != "text"}}
+
+
+def _difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str | None:
+    """The first dotted key in which two nested values differ."""
+    for key in sorted(before.keys() | now.keys()):
+        one, two = before.get(key), now.get(key)
+        if isinstance(one, dict) and isinstance(two, dict):
+            if found := _difference(one, two, f"{prefix}{key}."):
+                return found
+        elif one != two:
+            return f"{prefix}{key}".removeprefix("asked.").replace("inputs.corpus", "corpus text")
+    return None
+
+
+def _resolve(recipe: Recipe, shape: ModelConfig, config: TrainConfig, planned_vocab: int | None) -> Recipe:
+    """The recipe with every derived value filled in: it makes the same model again, anywhere."""
+    values = recipe.to_dict()
+    values["tokenizer"]["vocab_size"] = planned_vocab
+    values["model"] |= {
+        "depth": shape.depth,
+        "width": shape.width,
+        "heads": shape.heads,
+        "kv_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "expansion": shape.ffn / shape.width,
+        "tied": shape.tied,
+        "context": shape.context,
+    }
+    values["train"] |= {
+        "tokens": config.tokens,
+        "bytes": None,
+        "epochs": None,
+        "batch_tokens": config.batch_tokens,
+        "lr": config.lr,
+        "warmup": config.warmup_steps,
+        "beta2": config.beta2,
+        "compile": config.compile,
+        "micro_batch": config.micro_sequences,
+        "precision": config.precision,
+        "threads": config.threads,
+        "save_every": config.save_every,
+        "eval_every": config.eval_every,
+    }
+    return build_recipe(values, where="recipe.yaml")
+
+
+def _notes(folder: Path) -> list[str]:
+    """The notes at the head of a run's `recipe.yaml`."""
+    lines = (folder / "recipe.yaml").read_text(encoding="utf-8").splitlines()
+    return [line.removeprefix("#   ") for line in lines if line.startswith("#   ")]
+
+
+def _bytes_per_token(shards: Shards) -> float:
+    return float(shards.bytes.sum()) / max(1, len(shards.tokens))
+
+
+def _tell(name: str, stage: Stage, text: str) -> None:
+    say(f"{name:<10} {text}{'' if stage.fresh else '  (found)'}")

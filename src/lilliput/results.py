@@ -1,0 +1,168 @@
+"""What a run ends in: scores on held-out text, samples, the model directory, `results.json`, the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lilliput import device as machine
+from lilliput.corpus.documents import Documents
+from lilliput.corpus.sources import ReadReport, read_source, source_identity
+from lilliput.evaluate.baselines import uniform, xz
+from lilliput.evaluate.bits import bits_per_byte
+from lilliput.export.hf import save_model_dir
+from lilliput.export.weights import read_weights
+from lilliput.model.config import ModelConfig
+from lilliput.model.decoder import Decoder
+from lilliput.model.generate import generate
+from lilliput.plan.rules import describe
+from lilliput.progress import say
+from lilliput.recipe import Recipe, SourceSpec
+from lilliput.report.card import model_card
+from lilliput.report.page import run_page
+from lilliput.store import Stage, Store, write_atomic, write_json
+from lilliput.tokenizer.load import Tokenizer
+
+_SCORES_FORMAT = 1
+_SAMPLE_TOKENS = 120
+_SAMPLES = 3
+_PROMPT_CHARACTERS = 60
+
+
+@dataclass(frozen=True)
+class Made:
+    """A trained model and all that is known of how it was made."""
+
+    folder: Path
+    key: str
+    asked: Recipe
+    settled: Recipe
+    notes: list[str]
+    corpus: Stage
+    tokenizer: Tokenizer
+    bytes_per_token: float
+    shape: ModelConfig
+    weights: Stage
+
+
+def score_on_the_way(tokenizer: Tokenizer, held_out: Documents, limit: int) -> Callable[[Decoder], dict[str, float]]:
+    """An evaluator for the training loop: bits per byte on the first `limit` bytes of held-out text."""
+    texts = list(up_to(held_out, limit))
+
+    def evaluate(model: Decoder) -> dict[str, float]:
+        return {"bits_per_byte": bits_per_byte(model, tokenizer, texts, title=None).value}
+
+    return evaluate
+
+
+def up_to(documents: Iterable[str], limit: int) -> Iterator[str]:
+    """Documents until `limit` UTF-8 bytes are reached (at least one)."""
+    seen = 0
+    for text in documents:
+        yield text
+        seen += len(text.encode())
+        if seen >= limit:
+            return
+
+
+def finish(made: Made, store: Store, device: torch.device) -> dict[str, Any]:
+    """Score the model, let it write, and put everything where people look for it."""
+    model = read_weights(made.weights.path, made.shape).to(device)
+    texts = list(up_to(_held_out(made), made.asked.evaluate.bytes))
+    scores = _scores(made, store, model, texts)
+    bits = scores["bits"]
+    results: dict[str, Any] = {
+        "name": made.asked.name,
+        "model": str(made.folder / "model"),
+        "run": str(made.folder),
+        "report": str(made.folder / "report.html"),
+        "parameters": made.shape.parameters(),
+        "bits_per_byte": bits["bits_per_byte"],
+        "held_out": {**bits, "text": made.asked.evaluate.text or "held-out part of the corpus"},
+        "baselines": scores["baselines"],
+        "samples": _samples(model, made, texts),
+        "shape": {"summary": describe(made.shape), **asdict(made.shape)},
+        "corpus": made.corpus.manifest,
+        "tokenizer": {
+            "vocab_size": made.tokenizer.vocab_size,
+            "bytes_per_token": made.bytes_per_token,
+            "hash": made.tokenizer.hash,
+        },
+        "cost": made.weights.manifest["cost"],
+        "notes": made.notes,
+        "recipe": made.settled.to_dict(),
+        "machine": machine.machine(),
+        "versions": machine.versions(),
+        "key": made.key,
+    }
+    info = {name: value for name, value in results.items() if name not in ("model", "run", "report", "key")}
+    save_model_dir(made.folder / "model", model, made.tokenizer, info, model_card(results))
+    metrics = [json.loads(line) for line in (made.folder / "metrics.jsonl").read_text().splitlines()]
+    write_atomic(made.folder / "report.html", run_page(results, metrics))
+    write_json(made.folder / "documents.json", scores["documents"])
+    # Last, since a run counts as finished once it is there.
+    write_json(made.folder / "results.json", results)
+    return results
+
+
+def _held_out(made: Made) -> Iterable[str]:
+    files = made.asked.evaluate.text
+    if not files:
+        return Documents(made.corpus.path, "dev")
+    return (text for file in files for text in read_source(SourceSpec(source=file), ReadReport(), whole=True))
+
+
+def _scores(made: Made, store: Store, model: Decoder, texts: list[str]) -> dict[str, Any]:
+    """Bits per byte of the model and of the baselines on the same text, kept in the store."""
+
+    def build(folder: Path) -> dict[str, Any]:
+        bits = bits_per_byte(model, made.tokenizer, texts, title="evaluating")
+        return {
+            "bits": bits.to_dict(),
+            "baselines": {"uniform": uniform(), "xz": xz(texts)},
+            "documents": {
+                "nats": [round(float(value), 4) for value in bits.nats],
+                "bytes": [int(value) for value in bits.bytes],
+            },
+        }
+
+    key = {
+        "format": _SCORES_FORMAT,
+        "weights": made.weights.hash,
+        "text": [source_identity(SourceSpec(source=file)) for file in made.asked.evaluate.text] or made.corpus.hash,
+        "bytes": made.asked.evaluate.bytes,
+    }
+    return store.stage("scores", key, build).manifest
+
+
+def _prompts(texts: list[str]) -> list[str]:
+    """The starts of a few held-out documents, cut at a word."""
+    starts = (text.strip()[:_PROMPT_CHARACTERS].rsplit(" ", 1)[0] for text in texts)
+    return [start for start in starts if start][:_SAMPLES]
+
+
+def _samples(model: Decoder, made: Made, texts: list[str]) -> list[dict[str, str]]:
+    """What the model writes after each prompt, at temperature 0.8."""
+    say("sampling")
+    tokenizer = made.tokenizer
+    written = []
+    for prompt in made.asked.evaluate.prompts or _prompts(texts):
+        ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
+        steps = generate(
+            model,
+            torch.tensor([ids]),
+            _SAMPLE_TOKENS,
+            temperature=0.8,
+            top_p=0.95,
+            seed=made.asked.seed,
+            stop_ids=(tokenizer.eos_id,),
+        )
+        new = [int(step[0]) for step in steps]
+        both = tokenizer.decode([i for i in ids[1:] + new if i != tokenizer.eos_id])
+        written.append({"prompt": prompt, "text": both.removeprefix(prompt)})
+    return written

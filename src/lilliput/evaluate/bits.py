@@ -9,6 +9,7 @@ scored once; a byte the tokenizer cannot represent costs 8 bits beside its unkno
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
@@ -42,7 +43,8 @@ class Bits:
 
     value: bits per byte. low, high: 95 % interval over the documents, NaN with fewer than two.
     nats: float64 (documents,), with 8 bits for each byte the tokenizer cannot represent. bytes: int64
-    (documents,), raw UTF-8. tokens: scored. unk_share: share of the bytes it cannot represent.
+    (documents,), raw UTF-8. tokens: scored. unk_share: share of the bytes it cannot represent. text_hash:
+    SHA-256 of the documents in their order; scores are paired only where it is the same.
     """
 
     value: float
@@ -52,6 +54,7 @@ class Bits:
     bytes: npt.NDArray[np.int64]
     tokens: int
     unk_share: float
+    text_hash: str
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: the figures without the arrays; null where there is no interval."""
@@ -64,6 +67,7 @@ class Bits:
             "tokens": self.tokens,
             "tokens_per_byte": self.tokens / int(self.bytes.sum()),
             "unk_share": self.unk_share,
+            "text_hash": self.text_hash,
         }
 
 
@@ -116,10 +120,13 @@ def bits_per_byte(
     nats: list[float] = []
     sizes: list[int] = []
     tokens = missing = 0
+    digest = hashlib.sha256()
     with _scoring(model), Progress(title or "", total, "documents") as bar:
         for held in _held(documents):
             first = len(nats)
-            sizes += [len(text.encode()) for text in held]
+            for raw in (text.encode() for text in held):
+                sizes.append(len(raw))
+                digest.update(len(raw).to_bytes(8, "little") + raw)
             nats += [0.0] * len(held)
             cut: list[Window] = []
             for index, (text, ids) in enumerate(zip(held, tokenizer.encode_batch(held), strict=True), first):
@@ -135,17 +142,20 @@ def bits_per_byte(
 
             for document, value in _score(model, cut, batch, device, show):
                 nats[document] += value
-    return _total(np.array(nats), np.array(sizes, np.int64), tokens, missing, seed)
-
-
-def _total(
-    nats: npt.NDArray[np.float64], sizes: npt.NDArray[np.int64], tokens: int, missing: int, seed: int
-) -> Bits:
-    written = int(sizes.sum())
+    written = sum(sizes)
     if written == 0:
         raise UserError("there is no text to evaluate on", mend="name a file with at least one character")
     low, high = document_interval(nats, sizes, seed=seed)
-    return Bits(float(nats.sum()) / written / LN2, low, high, nats, sizes, tokens, missing / written)
+    return Bits(
+        value=sum(nats) / written / LN2,
+        low=low,
+        high=high,
+        nats=np.array(nats),
+        bytes=np.array(sizes, np.int64),
+        tokens=tokens,
+        unk_share=missing / written,
+        text_hash=digest.hexdigest(),
+    )
 
 
 def _held(documents: Iterable[str]) -> Iterator[list[str]]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lilliput.report.text import load_lines
+from lilliput.report.text import interval_text, load_lines
 
 
 def model_card(results: Mapping[str, Any]) -> str:
     """Markdown with what the model is, what it was made from, how good it is and how to load it."""
     held, tokenizer, cost = results["held_out"], results["tokenizer"], results["cost"]
     sources = ", ".join(f"`{spec['source']}`" for spec in results["recipe"]["corpus"])
-    baselines = results["baselines"]
     use = "\n\n".join(f"{label}\n\n```\n{code}\n```" for label, code in load_lines("."))
     return f"""---
 library_name: transformers
@@ -29,8 +28,8 @@ A language model of {results["parameters"]:,} parameters, made with Lilliput.
 | shape | {results["shape"]["summary"]} |
 | trained on | {sources}: {cost["tokens"]:,} tokens, {cost["epochs"]:.2f} epochs |
 | tokenizer | {tokenizer["vocab_size"]:,} pieces, {tokenizer["bytes_per_token"]:.2f} bytes a token |
-| bits per byte, held out | {held["bits_per_byte"]:.4f} (95 % interval {held["low"]:.4f} to {held["high"]:.4f}) |
-| the same text with xz -9 | {baselines["xz"]:.4f} |
+| bits per byte, held out | {held["bits_per_byte"]:.4f}. {interval_text(held)} |
+| the same text with xz -9 | {results["baselines"]["xz"]:.4f} |
 
 It continues text; it was not taught to follow instructions, and what it writes may be wrong.
 

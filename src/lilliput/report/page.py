@@ -1,0 +1,224 @@
+"""The page of one run: one HTML file that needs nothing else, light or dark as the reader prefers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from lilliput.progress import duration
+from lilliput.report.chart import Reference, Row, Series, dot_chart, line_chart
+from lilliput.report.scale import thin
+from lilliput.report.text import amount, flatten, interval_text, load_lines
+
+_STYLE = """
+:root{--bg:#f6f7f9;--card:#fff;--ink:#1d2329;--soft:#5c6670;--line:#e3e7eb;--accent:#0072B2;--code:#f1f3f5}
+@media(prefers-color-scheme:dark){:root{--bg:#0e1114;--card:#15191e;--ink:#e8ecf0;--soft:#a3adb8;--line:#2b323a;
+--accent:#5BB8F0;--code:#1d2329}}
+*{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--ink);
+font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+main{max-width:900px;margin:0 auto;padding:36px 20px 60px}
+h1{font-size:28px;line-height:1.2;margin:0 0 4px}h2{font-size:18px;margin:0 0 12px}p{margin:0 0 12px}
+.soft{color:var(--soft)}.card{background:var(--card);border:1px solid var(--line);border-radius:12px;
+padding:20px 22px;margin:18px 0;overflow-x:auto}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(165px,1fr));gap:14px;margin:22px 0 0}
+.tile{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:14px 18px}
+.tile b{display:block;font-size:25px;line-height:1.25;font-variant-numeric:tabular-nums}
+.tile span{color:var(--soft);font-size:13px}
+svg{width:100%;height:auto;display:block}
+table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:5px 14px 5px 0;vertical-align:top;
+border-bottom:1px solid var(--line)}tr:last-child td{border-bottom:0}td:first-child{color:var(--soft);
+white-space:nowrap;width:1%}td{font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
+pre{background:var(--code);border-radius:8px;padding:12px 14px;margin:0 0 12px;white-space:pre-wrap;
+overflow-wrap:anywhere;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
+pre mark{background:none;color:var(--accent)}ul{margin:0;padding-left:20px}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(380px,1fr));gap:0 18px}
+.grid .card{margin:9px 0}details summary{cursor:pointer;color:var(--soft)}
+"""
+
+
+def run_page(results: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
+    """The HTML page of a finished run.
+
+    results: the run's results.json. metrics: the rows of its metrics.jsonl (training steps, and evaluations on
+    the way). Every section is left out where its data are, so that an old or partial run still has a page.
+    """
+    name = str(results.get("name") or "run")
+    sections = [
+        _tiles(results),
+        _card("Held-out text", _held_out(results)),
+        _card("While it trained", _curves(results, metrics)),
+        _card("What it writes", _samples(results)),
+        _card("Use it", _use(results)),
+        _details(results),
+    ]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(name)} · Lilliput</title><style>{_STYLE}</style></head><body><main>"
+        f'<h1>{escape(name)}</h1><p class="soft">{escape(_subtitle(results))}</p>'
+        f"{''.join(sections)}</main></body></html>\n"
+    )
+
+
+def _subtitle(results: Mapping[str, Any]) -> str:
+    shape = results.get("shape") or {}
+    parts = ["A tiny language model made by Lilliput"]
+    if {"depth", "width", "heads"} <= set(shape):
+        parts.append(f"{shape['depth']} layers × width {shape['width']}, {shape['heads']} heads")
+    if shape.get("vocab_size"):
+        parts.append(f"{amount(shape['vocab_size'])} pieces")
+    if shape.get("context"):
+        parts.append(f"context {amount(shape['context'])}")
+    return " · ".join(parts)
+
+
+def _tiles(results: Mapping[str, Any]) -> str:
+    held, cost = results.get("held_out") or {}, results.get("cost") or {}
+    tiles = []
+    if (value := held.get("bits_per_byte")) is not None:
+        tiles.append((f"{value:.4f}", f"bits per byte, held out {interval_text(held, brief=True)}".strip()))
+    if (value := results.get("parameters")) is not None:
+        tiles.append((amount(value), "parameters"))
+    if (value := cost.get("tokens")) is not None:
+        tiles.append((amount(value), "tokens seen"))
+    if (value := cost.get("seconds")) is not None:
+        tiles.append((duration(value), "of training"))
+    cells = "".join(f'<div class="tile"><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a, b in tiles)
+    return f'<div class="tiles">{cells}</div>' if cells else ""
+
+
+def _card(title: str, body: str) -> str:
+    return f'<section class="card"><h2>{escape(title)}</h2>{body}</section>' if body else ""
+
+
+def _held_out(results: Mapping[str, Any]) -> str:
+    held = results.get("held_out") or {}
+    value = held.get("bits_per_byte")
+    if value is None:
+        return ""
+    rows = [Row("this model", value, held.get("low"), held.get("high"))]
+    for label, level in _baselines(results):
+        rows.append(Row(label, level, colour=1))
+    scored = [f"{amount(held[key])} {key}" for key in ("documents", "bytes") if held.get(key)]
+    note = f"Lower is better. {interval_text(held)}"
+    if scored:
+        note += f" Scored on {' and '.join(scored)} that the model never saw, each document alone."
+    return f"<p class='soft'>{escape(note)}</p>{dot_chart(rows, x_label='bits per byte', zero=True)}"
+
+
+def _baselines(results: Mapping[str, Any]) -> list[tuple[str, float]]:
+    named = {"uniform": "uniform over bytes", "xz": "xz -9 on the same text"}
+    found = results.get("baselines") or {}
+    return [(named.get(key, key), float(level)) for key, level in found.items() if level is not None]
+
+
+def _curves(results: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
+    steps = [row for row in metrics if _finite(row.get("loss"))]
+    charts = []
+    if len(steps) > 1:
+        x = [float(row.get("tokens", row.get("step", 0))) for row in steps]
+        y = [float(row["loss"]) for row in steps]
+        raw_x, raw_y = thin(x, y, 600)
+        even_x, even_y = thin(x, smooth(y, max(1, len(y) // 40)), 300)
+        unit = "tokens" if "tokens" in steps[0] else "step"
+        charts.append(
+            line_chart(
+                [
+                    Series("each step", raw_x, raw_y, faint=True, colour=0),
+                    Series("smoothed", even_x, even_y, colour=0),
+                ],
+                title="Training loss",
+                x_label=unit,
+                y_label="nats per token",
+                height=340,
+            )
+        )
+    on_the_way = [row for row in metrics if _finite((row.get("evaluation") or {}).get("bits_per_byte"))]
+    if len(on_the_way) > 1:
+        x = [float(row.get("tokens", row.get("step", 0))) for row in on_the_way]
+        y = [float(row["evaluation"]["bits_per_byte"]) for row in on_the_way]
+        references = [Reference(label, level) for label, level in _baselines(results) if label.startswith("xz")]
+        charts.append(
+            line_chart(
+                [Series("held out", x, y, style="both", colour=2)],
+                title="Held-out bits per byte on the way (a small sample)",
+                x_label="tokens" if "tokens" in on_the_way[0] else "step",
+                y_label="bits per byte",
+                references=references,
+                height=300,
+            )
+        )
+    return "".join(charts)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def smooth(values: Sequence[float], span: int) -> list[float]:
+    """Running mean over `span` values on either side, shorter at the ends."""
+    total = [0.0]
+    for value in values:
+        total.append(total[-1] + value)
+    count = len(values)
+    means = []
+    for index in range(count):
+        reach = min(span, index, count - 1 - index)
+        a, b = index - reach, index + reach + 1
+        means.append((total[b] - total[a]) / (b - a))
+    return means
+
+
+def _samples(results: Mapping[str, Any]) -> str:
+    parts = []
+    for sample in results.get("samples") or []:
+        prompt, text = (sample.get("prompt", ""), sample.get("text", "")) if isinstance(sample, dict) else ("", sample)
+        parts.append(f"<pre><mark>{escape(str(prompt))}</mark>{escape(str(text))}</pre>")
+    if not parts:
+        return ""
+    return "<p class='soft'>The coloured start was given; the rest is the model's.</p>" + "".join(parts)
+
+
+def _use(results: Mapping[str, Any]) -> str:
+    path = results.get("model")
+    if not path:
+        return ""
+    return "".join(
+        f"<p class='soft'>{escape(label)}</p><pre>{escape(code)}</pre>" for label, code in load_lines(str(path))
+    )
+
+
+_SECTIONS = (
+    ("corpus", "Corpus"),
+    ("tokenizer", "Tokenizer"),
+    ("shape", "Shape"),
+    ("cost", "Cost"),
+    ("machine", "Machine"),
+    ("versions", "Versions"),
+)
+
+
+def _details(results: Mapping[str, Any]) -> str:
+    cards = []
+    notes = results.get("notes") or []
+    if notes:
+        items = "".join(f"<li>{escape(str(note))}</li>" for note in notes)
+        cards.append(_card("Derived values", f"<ul>{items}</ul>"))
+    tables = [
+        _card(title, _table(flatten(results[key]))) for key, title in _SECTIONS if results.get(key)
+    ]
+    cards.append(f'<div class="grid">{"".join(tables)}</div>')
+    if asked := results.get("recipe"):
+        body = f"<details><summary>every key of the recipe</summary>{_table(flatten(asked))}</details>"
+        cards.append(_card("What was asked", body))
+    return "".join(cards)
+
+
+def _table(values: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(key)}</td><td>{escape(amount(value, exact=True))}</td></tr>"
+        for key, value in values.items()
+    )
+    return f"<table>{rows}</table>"

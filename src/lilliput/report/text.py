@@ -1,0 +1,69 @@
+"""Words and numbers that the page of a run and its model card share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def amount(value: Any, *, exact: bool = False) -> str:
+    """A value for people: `1.02M` for 1,017,856, or with `exact` all its digits; `–` for None."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(amount(item, exact=exact) for item in value) or "–"
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) < 1e15):
+        if not exact and abs(value) >= 10_000:
+            return _short(float(value))
+        return f"{int(value):,}"
+    if isinstance(value, float):
+        return _short(value) if abs(value) >= 1e6 else f"{value:.4g}"
+    return str(value)
+
+
+def _short(value: float) -> str:
+    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.4g}"
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys; lists of mappings get numbers."""
+    if isinstance(values, Mapping):
+        pairs = [(str(key), value) for key, value in values.items()]
+    elif isinstance(values, list) and any(isinstance(item, Mapping) for item in values):
+        pairs = [(str(index), value) for index, value in enumerate(values)]
+    else:
+        return {prefix.rstrip(".") or "value": values}
+    flat: dict[str, Any] = {}
+    for key, value in pairs:
+        flat |= flatten(value, f"{prefix}{key}.")
+    return flat
+
+
+def interval_text(held: Mapping[str, Any], *, brief: bool = False) -> str:
+    """The 95 % interval in words; empty where it cannot be estimated (fewer than two documents)."""
+    low, high = held.get("low"), held.get("high")
+    if low is None or high is None:
+        return "" if brief else "No interval: it takes two documents or more."
+    if brief:
+        return f"[{low:.4f}, {high:.4f}]"
+    return f"95 % interval over documents: {low:.4f} to {high:.4f}."
+
+
+def load_lines(path: str) -> list[tuple[str, str]]:
+    """How to use the model directory `path`: what for, and the lines to type."""
+    return [
+        ("Write with it", f'lilliput generate {path} --prompt "Once"'),
+        ("Measure it on other text", f"lilliput evaluate {path} --text FILE"),
+        ("Train it further", f"lilliput make from={path} corpus=FILE"),
+        (
+            "Load it with transformers",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+            f'model = AutoModelForCausalLM.from_pretrained("{path}")\n'
+            f'tokenizer = AutoTokenizer.from_pretrained("{path}")',
+        ),
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from lilliput.recipe import Recipe
 
 _DEFAULT = "demo"
+_SAMPLE_LINES = 12
+# Of all that results.json holds, what `--json` prints.
+_ANSWER = (
+    "name", "model", "run", "report", "parameters", "bits_per_byte", "held_out", "baselines", "samples", "cost",
+)  # fmt: skip
 
 
 def make(
@@ -47,7 +53,10 @@ def make(
 
     folder = (out.expanduser() if out else default_folder(recipe)).absolute()
     made = run_pipeline(recipe, folder, Store())
-    return Answer(made, closing(made))
+    if not made:
+        # Under torchrun the main process alone has an answer.
+        return Answer(None, None)
+    return Answer({name: made[name] for name in _ANSWER}, closing(made))
 
 
 def split_words(words: list[str]) -> tuple[str, list[str]]:
@@ -77,39 +86,37 @@ def default_folder(recipe: Recipe) -> Path:
 
 def closing(made: dict[str, Any]) -> str:
     """The last words of a run: what was made, how good it is, and what to do with it."""
-    from lilliput.store import read_json
-
-    results = read_json(Path(made["run"]) / "results.json")
     model = shlex.quote(_short(made["model"]))
+    held = made["held_out"]
+    low, high = held.get("low"), held.get("high")
+    interval = "" if low is None or high is None else f"  (95 % interval {low:.4f} to {high:.4f})"
     rows = [
         ("model", _short(made["model"])),
         ("parameters", f"{made['parameters']:,}"),
-        ("bits per byte", _bits(results)),
+        ("report", _short(made["report"])),
+        ("", ""),
+        ("bits per byte", f"{made['bits_per_byte']:.4f}{interval}"),
+        ("  xz -9", f"{made['baselines']['xz']:.4f}  on the same held-out text"),
+        ("  uniform", f"{made['baselines']['uniform']:.4f}"),
     ]
-    rows += [(f"  {name}", f"{value:.4f}") for name, value in results.get("baselines", {}).items()]
-    rows.append(("report", _short(made["report"])))
-    lines = ["", *(f"{name:<15}{value}" for name, value in rows)]
-    if samples := results.get("samples"):
-        lines += ["", "It writes:", "", *_sample(samples[0])]
+    lines = ["", *(f"{name:<15}{value}".rstrip() for name, value in rows)]
+    if made["samples"]:
+        sample = made["samples"][0]
+        lines += ["", "What it writes:", "", *_shown(f"{sample['prompt']}{sample['text']}")]
     lines += [
         "",
         "Next:",
-        f'  lilliput generate {model} --prompt "import "',
-        f"  lilliput evaluate {model} --text FILE",
+        f'  lilliput generate {model} --prompt "Once upon a time"',
         f"  lilliput chat {model}",
+        f"  lilliput evaluate {model} --text FILE",
     ]
     return "\n".join(lines)
 
 
-def _bits(results: dict[str, Any]) -> str:
-    held = results["held_out"]
-    interval = "" if held.get("low") is None else f"  (95 % interval {held['low']:.4f} to {held['high']:.4f})"
-    return f"{held['bits_per_byte']:.4f}{interval}"
-
-
-def _sample(sample: dict[str, Any]) -> list[str]:
-    text = f"{sample['prompt']}{sample['text']}"
-    return [f"  | {line}" for line in text.strip().splitlines()[:12]]
+def _shown(text: str) -> list[str]:
+    """The first lines of a sample, set off from our own words."""
+    wrapped = [part for line in text.strip().splitlines() for part in textwrap.wrap(line, 96) or [""]]
+    return [f"  | {line}".rstrip() for line in wrapped[:_SAMPLE_LINES]]
 
 
 def _short(path: str) -> str:

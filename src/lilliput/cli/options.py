@@ -11,15 +11,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only warnings and the result.")]
 Model = Annotated[Path, typer.Argument(help="A model directory.", show_default=False)]
 Temperature = Annotated[float, typer.Option(help="0 is greedy; higher is more varied.", min=0.0, max=100.0)]
-TopP = Annotated[
-    float | None, typer.Option(help="Keep the likeliest tokens up to this share.", min=0.0, max=1.0)
-]
+TopP = Annotated[float | None, typer.Option(help="Keep the likeliest tokens up to this share.", min=0.0, max=1.0)]
 TopK = Annotated[int | None, typer.Option(help="Keep the K likeliest tokens.", min=1)]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same text.", min=0)]
 MaxNew = Annotated[int, typer.Option(help="Tokens to write at most.", min=1, max=1_000_000)]
-Stop = Annotated[
-    list[str] | None, typer.Option(help="End before this text; may be repeated.", show_default=False)
-]
+Stop = Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.", show_default=False)]
 Device = Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")]
 
 

@@ -32,9 +32,9 @@ _MEMORY_SIGNS = ("CUDA out of memory", "can't allocate memory", "not enough memo
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command has to say. data: the `--json` object. text: the same for people; None says nothing."""
+    """What a command has to say. data: the `--json` object. text: the same for people. None says nothing."""
 
-    data: dict[str, Any]
+    data: dict[str, Any] | None
     text: str | None
 
 
@@ -110,9 +110,9 @@ def finish(outcome: object, *, as_json: bool, descriptor: int) -> int:
         if isinstance(outcome, Failure):
             return _finish_failure(outcome.error, as_json=as_json, descriptor=descriptor)
         if isinstance(outcome, Answer):
-            if as_json:
+            if as_json and outcome.data is not None:
                 write_all(descriptor, json.dumps(outcome.data, ensure_ascii=False, allow_nan=False) + "\n")
-            elif outcome.text is not None:
+            elif not as_json and outcome.text is not None:
                 sys.stdout.flush()
                 write_all(descriptor, outcome.text.rstrip("\n") + "\n")
             return 0

@@ -59,9 +59,7 @@ class Writer:
 
     def reply(self, ids: list[int], how: Sampling) -> Reply:
         """The continuation of `ids`, to be iterated."""
-        return Reply(
-            self._tokens(ids, how), self.tokenizer.decode, before=ids, ends=self.ends, stops=how.stops
-        )
+        return Reply(self._tokens(ids, how), self.tokenizer.decode, before=ids, ends=self.ends, stops=how.stops)
 
     def _tokens(self, ids: list[int], how: Sampling) -> Iterator[int]:
         ids_BT = torch.tensor([ids], dtype=torch.long, device=self.device)

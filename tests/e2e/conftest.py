@@ -1,0 +1,65 @@
+"""A folder with a little real text, and one tiny model made from it by the command line, shared by all."""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Small enough for seconds on two cores, large enough to learn something.
+SMALL = ("budget.params=60k", "tokenizer.vocab_size=384", "train.tokens=30k", "evaluate.bytes=20k")
+_MODULES = ("argparse", "ast", "difflib", "inspect", "json", "pathlib", "statistics", "textwrap", "typing")
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Commands as people type them, in one folder."""
+
+    folder: Path
+
+    def __call__(self, command: str, *, stdin: str = "", timeout: int = 240) -> subprocess.CompletedProcess[str]:
+        """Run a line of shell; `lilliput` and `python` are those that run the tests."""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        env = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"}
+        return subprocess.run(
+            ["bash", "-c", command], cwd=self.folder, env=env, input=stdin,
+            capture_output=True, text=True, encoding="utf-8", timeout=timeout,
+        )  # fmt: skip
+
+
+def write_texts(folder: Path) -> None:
+    """Text of the kinds people have: a plain file, a folder, JSONL."""
+    import importlib
+
+    sources = {name: inspect.getsource(importlib.import_module(name)) for name in _MODULES}
+    (folder / "notes.txt").write_text("\n\n".join(sources.values()), encoding="utf-8")
+    (folder / "texts").mkdir()
+    for name, text in sources.items():
+        (folder / "texts" / f"{name}.txt").write_text(text, encoding="utf-8")
+    pieces = [piece for piece in sources["typing"].split("\n\n\n") if piece.strip()]
+    rows = "".join(json.dumps({"text": piece}) + "\n" for piece in pieces[:40])
+    (folder / "dev.jsonl").write_text(rows, encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """A shell in a folder with texts."""
+    folder = tmp_path_factory.mktemp("work")
+    write_texts(folder)
+    return Shell(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(shell: Shell) -> dict[str, Any]:
+    """What `lilliput make --json` answered for a tiny model of `notes.txt`, in `runs/tiny`."""
+    done = shell(f"lilliput make tiny corpus=notes.txt {' '.join(SMALL)} --out runs/tiny --json")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+    answer: dict[str, Any] = json.loads(done.stdout)
+    answer["stderr"] = done.stderr
+    return answer

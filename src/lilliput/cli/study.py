@@ -1,55 +1,85 @@
-"""`lilliput study list / run / show / status`: many runs, compared."""
+"""`lilliput study list / run / status / show`: many runs of one recipe, compared."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from lilliput.cli import options
 from lilliput.cli.outcome import Answer
 
-Name = Annotated[str, typer.Argument(help="A study that ships, or a YAML file.", metavar="NAME|FILE")]
-Results = Annotated[Path, typer.Option(help="The folder that holds every study's results.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME|FILE", help="A study that ships, or a YAML file.", show_default=False)
+]
+Results = Annotated[Path, typer.Option(help="The folder that holds the results of studies.")]
+_HERE = Path("results")
 
 
-def study_list(
-    results: Results = Path("results"), as_json: options.Json = False, quiet: options.Quiet = False
-) -> Answer:
-    """The studies that ship, and how far each is."""
+def study_list(results: Results = _HERE, as_json: options.Json = False, quiet: options.Quiet = False) -> Answer:
+    """The studies that ship and those begun here, and how far each is."""
     options.be_quiet(quiet)
-    raise NotImplementedError
+    from lilliput.lab.study import list_studies
+
+    rows = list_studies(results)
+    width = max((len(row["name"]) for row in rows), default=0)
+    lines = [f"{row['name']:<{width}}  {row['done']:>3} of {row['total']:<3} cells  {row['question']}" for row in rows]
+    return Answer({"studies": rows}, "\n".join(lines) or "no studies")
 
 
 def study_run(
     name: Name,
-    results: Results = Path("results"),
+    results: Results = _HERE,
+    max_cells: Annotated[int | None, typer.Option(help="Do at most so many cells now.", min=1)] = None,
+    hours: Annotated[float | None, typer.Option(help="Begin no cell after so many hours.", min=0.0)] = None,
+    device: options.Device = "auto",
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Answer:
-    """Run the cells (arm × seed) that are not done yet, then write the table, the picture and the verdict."""
-    options.be_quiet(quiet)
-    raise NotImplementedError
+    """Do the cells (arm × seed) that are missing; then table, picture and verdict.
 
-
-def study_show(
-    name: Name,
-    results: Results = Path("results"),
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
-) -> Answer:
-    """The table and the verdict of what is done."""
+    Processes and machines that share the results folder share the work. The same command goes on.
+    """
     options.be_quiet(quiet)
-    raise NotImplementedError
+    from lilliput.lab.study import run_study, show_study
+
+    data = run_study(name, results=results, max_cells=max_cells, hours=hours, device=device)
+    shown = show_study(name, results=results)
+    return Answer({**data, "folder": shown["folder"]}, _report(shown))
 
 
 def study_status(
-    name: Name,
-    results: Results = Path("results"),
-    as_json: options.Json = False,
-    quiet: options.Quiet = False,
+    name: Name, results: Results = _HERE, as_json: options.Json = False, quiet: options.Quiet = False
 ) -> Answer:
     """Cells done and left, and about how many hours those take."""
     options.be_quiet(quiet)
-    raise NotImplementedError
+    from lilliput.lab.study import study_status as status
+
+    data = status(name, results=results)
+    left = data["total"] - data["done"]
+    if not left:
+        time_left = "all is done"
+    elif data["time_left"] is None:
+        time_left = "how long they take is known once one is done"
+    else:
+        time_left = f"about {data['time_left']} for one process"
+    lines = [f"{data['done']} of {data['total']} cells done, {data['running']} running, {left} left: {time_left}"]
+    lines += [f"  {row['arm']}, seed {row['seed']}: {row['state']}" for row in data["cells"]]
+    return Answer(data, "\n".join(lines))
+
+
+def study_show(
+    name: Name, results: Results = _HERE, as_json: options.Json = False, quiet: options.Quiet = False
+) -> Answer:
+    """The table and the verdict of what is done so far."""
+    options.be_quiet(quiet)
+    from lilliput.lab.study import show_study
+
+    data = show_study(name, results=results)
+    return Answer(data, _report(data))
+
+
+def _report(data: dict[str, Any]) -> str:
+    verdicts = "".join(f"\n{line}" for line in data["verdicts"])
+    return f"{data['question']}\n\n{data['table']}\n{verdicts}\n\nresults: {data['folder']}"

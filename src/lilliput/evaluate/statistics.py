@@ -99,10 +99,17 @@ def t_quantile(probability: float, dof: float) -> float:
 
 @dataclass(frozen=True)
 class Scores:
-    """One finished cell (arm × seed). nats, sizes: per document, shape (documents,); sizes in UTF-8 bytes."""
+    """One finished cell (arm × seed). nats, sizes: per document, shape (documents,); sizes in UTF-8 bytes.
+
+    text: identifies the documents; only scores of the same text are compared.
+    """
 
     nats: Array
     sizes: Array
+    text: str = ""
+
+    def same_documents(self, other: Scores) -> bool:
+        return self.text == other.text and np.array_equal(self.sizes, other.sizes)
 
     @property
     def bits_per_byte(self) -> float:
@@ -196,7 +203,7 @@ def compare(
         )
     ours, theirs = [cells[arm, s] for s in shared], [cells[baseline, s] for s in shared]
     sizes = ours[0].sizes
-    if any(not np.array_equal(sizes, cell.sizes) for cell in (*ours, *theirs)):
+    if not all(ours[0].same_documents(cell) for cell in (*ours, *theirs)):
         raise ConfigError(
             f"{arm} and {baseline} were not measured on the same documents",
             mend="give the study `evaluate:` texts, so that every arm is measured on those",
@@ -267,7 +274,7 @@ def summarise(cells: Cells, *, confidence: float = CONFIDENCE) -> dict[str, ArmS
     quantile = t_quantile((1 + confidence) / 2, dof if dof else math.inf)
     summaries = {}
     for arm, own in arms.items():
-        same = all(np.array_equal(cell.sizes, own[0].sizes) for cell in own)
+        same = all(own[0].same_documents(cell) for cell in own)
         nats = np.mean([cell.nats for cell in own], axis=0) if same else own[0].nats
         se_seed = math.sqrt(squares / dof / len(own)) if dof else 0.0
         half = quantile * math.hypot(se_seed, document_error(nats, own[0].sizes))

@@ -1,0 +1,134 @@
+"""Cells: one arm with one seed, measured once and kept as a small file.
+
+`results/NAME/cells/ARM-seedS.json` holds everything the statistics need, so a study goes on from a fresh
+clone; weights and checkpoints stay in the store (`STORE/cells/HASH/`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from lilliput.evaluate.statistics import Scores
+from lilliput.lab.spec import Cell, Study, fill_in
+from lilliput.report.scale import thin
+from lilliput.store import Store, read_json, write_atomic
+
+_CURVE_POINTS = 100
+
+
+def cell_file(folder: Path, cell: Cell) -> Path:
+    """The file of a finished cell under the study's results folder."""
+    return folder / "cells" / f"{cell.stem}.json"
+
+
+def read_cell(folder: Path, cell: Cell) -> dict[str, Any] | None:
+    """A finished cell, whatever its settings were; None if there is none."""
+    path = cell_file(folder, cell)
+    return dict(read_json(path)) if path.is_file() else None
+
+
+def finished(folder: Path, cell: Cell) -> dict[str, Any] | None:
+    """The finished cell with these very settings, if there is one."""
+    found = read_cell(folder, cell)
+    return found if found is not None and found["hash"] == cell.hash else None
+
+
+def scores(found: dict[str, Any]) -> Scores:
+    """What the statistics need of a finished cell."""
+    documents = found["documents"]
+    return Scores(
+        np.asarray(documents["nats"], np.float64),
+        np.asarray(documents["bytes"], np.float64),
+        str(documents["text_hash"]),
+    )
+
+
+@contextmanager
+def taken(folder: Path, cell: Cell) -> Iterator[bool]:
+    """Try to take a cell: True while this process holds it, False if another does.
+
+    The system drops the lock of a process that dies, so a killed one never blocks the others.
+    """
+    locks = folder / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    if not (locks / ".gitignore").exists():
+        write_atomic(locks / ".gitignore", "*\n")
+    lock = FileLock(locks / f"{cell.stem}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def measure(study: Study, cell: Cell, folder: Path, store: Store, device: str) -> dict[str, Any]:
+    """Run one cell to its end, going on where a killed run stopped, and write its file."""
+    # Here, not above: `study list` and `show` answer without loading all that training needs.
+    from lilliput.pipeline import make
+
+    began = time.monotonic()
+    run = store.root / "cells" / cell.hash[:24]
+    results = make(fill_in(cell.recipe, f"study {study.name}"), run, store, device=device)
+    found = _record(study, cell, results, Path(results["run"]), time.monotonic() - began)
+    write_atomic(cell_file(folder, cell), dump(found))
+    return found
+
+
+def _record(study: Study, cell: Cell, results: dict[str, Any], run: Path, wall: float) -> dict[str, Any]:
+    held, documents = results["held_out"], read_json(run / "documents.json")
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return {
+        "study": study.name,
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "hash": cell.hash,
+        "settings": list(cell.settings),
+        "metric": study.metric,
+        "value": held["bits_per_byte"],
+        "low": held["low"],
+        "high": held["high"],
+        "baselines": results["baselines"],
+        "parameters": results["parameters"],
+        "shape": results["shape"],
+        "tokenizer": results["tokenizer"],
+        "cost": {**results["cost"], "wall_seconds": round(wall, 1)},
+        "machine": results["machine"],
+        "versions": results["versions"],
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "curve": _curve(rows, "loss"),
+        "held_out_curve": _curve(rows, "bits_per_byte"),
+        "recipe": cell.recipe.to_dict(),
+        "documents": {
+            "text_hash": held["text_hash"],
+            "nats": [round(value, 3) for value in documents["nats"]],
+            "bytes": documents["bytes"],
+        },
+    }
+
+
+def _curve(rows: list[dict[str, Any]], name: str) -> list[list[float]]:
+    """[tokens, value] pairs, few enough for a small file."""
+    pairs = [(row["tokens"], {**row, **(row.get("evaluation") or {})}.get(name)) for row in rows]
+    kept = [(float(x), float(y)) for x, y in pairs if y is not None and math.isfinite(y)]
+    xs, ys = thin([x for x, _ in kept], [y for _, y in kept], _CURVE_POINTS)
+    return [[round(x), round(y, 5)] for x, y in zip(xs, ys, strict=True)]
+
+
+def dump(found: dict[str, Any]) -> str:
+    """JSON with one line a key: lists of thousands of numbers stay compact, and a change is readable."""
+    lines = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in found.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -1,0 +1,119 @@
+"""From finished cells to what a study says: a row for each arm, and a verdict on each claim.
+
+All chance is computed by `lilliput.evaluate.statistics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lilliput.errors import ConfigError
+from lilliput.evaluate.statistics import (
+    Scores,
+    SeedVariance,
+    compare,
+    judge,
+    pooled_seed_variance,
+    summarise,
+)
+from lilliput.lab.cells import scores
+from lilliput.lab.spec import Cell, Claim, Study
+
+Found = Mapping[tuple[str, int], dict[str, Any]]  # (arm, seed) → a finished cell
+
+
+def summarise_study(study: Study, cells: list[Cell], found: Found) -> dict[str, Any]:
+    """Everything the table, the picture and `--json` show, from whatever cells have finished."""
+    measured = {key: scores(cell) for key, cell in found.items()}
+    values = {key: cell.bits_per_byte for key, cell in measured.items()}
+    variance = pooled_seed_variance(values)
+    base = study.base_arm()
+    levels = summarise(measured) if measured else {}
+    arms = []
+    for arm, settings in study.arm_settings().items():
+        own = [cell for (name, _), cell in sorted(found.items()) if name == arm]
+        row: dict[str, Any] = {"name": arm, "settings": settings, "seeds": len(own)}
+        if own:
+            gain = None if arm == base else _gain(measured, arm, base, variance)
+            row |= levels[arm].to_dict() | {"gain": gain} | _cost(own)
+        arms.append(row)
+    return {
+        "study": study.name,
+        "question": study.question,
+        "recipe": study.recipe,
+        "settings": list(study.settings),
+        "metric": study.metric,
+        "seeds": list(study.seeds),
+        "baseline": base,
+        "cells": {"done": len(found), "total": len(cells)},
+        "arms": arms,
+        "claims": [_verdict(study, claim, measured, variance) for claim in study.claims],
+        "published": [figure.model_dump() for figure in study.published],
+        "seed_sd": None if variance.dof == 0 else (variance.value / 2) ** 0.5,
+        "dof": variance.dof,
+        "machines": _distinct([cell["machine"] for cell in found.values()]),
+        "versions": _distinct([cell["versions"] for cell in found.values()]),
+        "evaluated_on": list(study.evaluate) or ["the held-out part of the corpus"],
+        "notes": study.notes,
+    }
+
+
+def _gain(
+    measured: Mapping[tuple[str, int], Scores], arm: str, base: str, variance: SeedVariance
+) -> dict[str, Any] | None:
+    try:
+        return compare(measured, arm, base, variance=variance).to_dict()
+    except ConfigError:
+        return None  # no shared seed yet, or other documents: there is no gain to show
+
+
+def _cost(own: list[dict[str, Any]]) -> dict[str, Any]:
+    """What one cell of an arm costs, as means over its cells."""
+
+    def mean(name: str) -> float:
+        return sum(float(cell["cost"][name]) for cell in own) / len(own)
+
+    return {
+        "parameters": own[0]["parameters"],
+        "tokens": round(mean("tokens")),
+        "seconds": round(mean("seconds"), 1),
+        "flops": mean("flops"),
+        "peak_memory": max(int(cell["cost"]["peak_memory"]) for cell in own),
+        "skipped_steps": sum(int(cell["cost"]["skipped"]) for cell in own),
+    }
+
+
+def _verdict(
+    study: Study, claim: Claim, measured: Mapping[tuple[str, int], Scores], variance: SeedVariance
+) -> dict[str, Any]:
+    arm, versus = study.arm(claim.arm), study.arm(claim.versus)
+    row: dict[str, Any] = {
+        "kind": claim.kind,
+        "arm": arm,
+        "versus": versus,
+        "delta": claim.delta,
+        "text": claim.text or _in_words(claim, arm, versus),
+    }
+    try:
+        effect = compare(measured, arm, versus, variance=variance)
+    except ConfigError as error:
+        return row | {"verdict": "not measured", "why": error.message, "effect": None}
+    return row | {"verdict": judge(claim.kind, effect, claim.delta), "why": "", "effect": effect.to_dict()}
+
+
+def _in_words(claim: Claim, arm: str, versus: str) -> str:
+    bits = f"{claim.delta:g} bits per byte"
+    if claim.kind == "superiority":
+        return f"{arm} is better than {versus}" + (f" by more than {bits}" if claim.delta else "")
+    if claim.kind == "non-inferiority":
+        return f"{arm} is not worse than {versus}" + (f" by {bits} or more" if claim.delta else "")
+    return f"{arm} and {versus} differ by less than {bits}"
+
+
+def _distinct(values: list[Any]) -> list[Any]:
+    kept: list[Any] = []
+    for value in values:
+        if value not in kept:
+            kept.append(value)
+    return kept

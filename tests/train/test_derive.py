@@ -29,9 +29,7 @@ MILLION = ModelConfig(
 )
 
 
-def settle(
-    model: ModelConfig = MILLION, corpus: int = 5_000_000, **asked: object
-) -> tuple[TrainConfig, list[str]]:
+def settle(model: ModelConfig = MILLION, corpus: int = 5_000_000, **asked: object) -> tuple[TrainConfig, list[str]]:
     return derive(TrainSettings(**asked), model, corpus, 3 * corpus, 7, CPU)  # type: ignore[arg-type]
 
 

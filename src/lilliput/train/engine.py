@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -50,11 +50,11 @@ class Engine:
         self.optimizer = build_optimizer(self.live, self.config)
         self.live.train()
 
-    def gradients(self, batch: np.ndarray, step: int, asked: bool) -> tuple[float, float, bool]:
+    def gradients(self, batch: np.ndarray, step: int, asked: Callable[[], bool]) -> tuple[float, float, bool]:
         """Compute the gradients of the global batch's mean loss.
 
         batch: this process's windows, int64 (≤ its share, context + 1). Returns the mean loss in nats a
-        token, the gradient's global norm, and whether any process was `asked` to stop.
+        token, the gradient's global norm, and whether any process is `asked` to stop.
         """
         config, world = self.config, self.world
         torch.manual_seed(mix(config.seed, config.round, step, world.rank) >> 1)
@@ -62,7 +62,7 @@ class Engine:
         norm = parallel.whole(torch.nn.utils.get_total_norm(self._grads()))
         # One wait for the device a step: both numbers come over together.
         loss, norm_value = torch.stack([loss_here.double(), norm.to(loss_here.device).double()]).tolist()
-        loss, stops = world.total([loss, float(asked)], self.device)
+        loss, stops = world.total([loss, float(asked())], self.device)
         return loss, norm_value, stops > 0
 
     def update(self, rate: float, norm: float) -> None:

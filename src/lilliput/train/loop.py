@@ -140,7 +140,7 @@ class _Run:
             if self._evaluation_due():
                 self._evaluate(interrupt)
             while self.step < self.config.steps:
-                stopping = self._one_step(interrupt.asked)
+                stopping = self._one_step(lambda: interrupt.asked)
                 if progress is not None:
                     progress.update(self.step * self.config.batch_tokens, loss=self.last_loss)
                 self._keep_safe(stopping)
@@ -172,7 +172,7 @@ class _Run:
         done = self.step * self.config.batch_tokens
         return Progress("training", self.config.tokens, "tokens", start=done)
 
-    def _one_step(self, asked: bool) -> bool:
+    def _one_step(self, asked: Callable[[], bool]) -> bool:
         """Train on the next global batch. Returns whether any process was asked to stop."""
         batch = self.loader.next_batch(self.world.rank, self.world.size)
         loss, norm, stopping = self.engine.gradients(batch, self.step, asked)

@@ -26,25 +26,30 @@ class UnknownBytes:
         unknown = made_of["model"].get("unk_token")
         if unknown is None and (index := made_of["model"].get("unk_id")) is not None:
             unknown = self._backend.id_to_token(index)
+        self._drops: dict[str, bool] = {}
         self._unknown = None if unknown is None else self._backend.token_to_id(unknown)
 
     def count(self, text: str, ids: Sequence[int]) -> int:
         """UTF-8 bytes of `text` that its tokens `ids` do not represent.
 
-        A character behind an unknown token counts, and so does a character that is no space and that no
-        token covers (some tokenizers drop what they do not know).
+        A character behind an unknown token counts, and so does a character, not a blank, that alone gives no
+        token at all (some tokenizers drop what they do not know).
         """
-        if self.complete or not text:
+        if self.complete:
             return 0
-        encoding = self._backend.encode(text, add_special_tokens=False)
-        fate = bytearray(len(text))  # per character: 0 no token covers it, 1 a real one, 2 the unknown one
-        for token, (begin, end) in zip(encoding.ids, encoding.offsets, strict=True):
-            fate[begin:end] = (b"\x02" if token == self._unknown else b"\x01") * (end - begin)
-        return sum(
-            len(character.encode())
-            for character, how in zip(text, fate, strict=True)
-            if how == 2 or (how == 0 and not character.isspace())
-        )
+        lost = sum(len(character.encode()) for character in text if self._dropped(character))
+        if self._unknown in ids:
+            encoding = self._backend.encode(text, add_special_tokens=False)
+            spans = zip(encoding.ids, encoding.offsets, strict=True)
+            lost += sum(len(text[a:b].encode()) for token, (a, b) in spans if token == self._unknown)
+        return lost
+
+    def _dropped(self, character: str) -> bool:
+        found = self._drops.get(character)
+        if found is None:
+            nothing = not self._backend.encode(character, add_special_tokens=False).ids
+            found = self._drops[character] = nothing and not character.isspace()
+        return found
 
 
 def _every_byte(made_of: dict[str, Any]) -> bool:

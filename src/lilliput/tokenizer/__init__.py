@@ -1,0 +1,1 @@
+"""Tokenizers: trained on the corpus or loaded, lossless, and tied to the shards they made."""

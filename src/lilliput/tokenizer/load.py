@@ -1,0 +1,212 @@
+"""A tokenizer as the rest of the house sees it: plain text to numbers and back, without surprises."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+from tokenizers import processors
+
+from lilliput.errors import TokenizerError
+from lilliput.store import canonical_hash, write_atomic, write_json
+
+# Text given to the backend at once; its bookkeeping takes about a hundred bytes a token.
+_BATCH = 2_000_000
+# Longer texts are cut, for the memory of one text's bookkeeping and so that all cores share it.
+_LONG = 64_000
+# After a letter or digit a blank always begins a new piece for the GPT-2 pattern, so a cut there changes nothing.
+_SAFE_CUT = re.compile(r"(?<=[^\W_])[ \n]")
+# What `encode` depends on; the rest of a tokenizer.json concerns decoding and the default call.
+_DECISIVE = ("added_tokens", "normalizer", "pre_tokenizer", "model")
+_BOS_NAMES = ("<s>", "<|begin_of_text|>", "<|endoftext|>", "<|im_start|>", "[CLS]")
+_EOS_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "[SEP]")
+_KEPT_CONFIG = ("chat_template", "unk_token", "pad_token", "add_prefix_space", "model_input_names")
+
+
+class Tokenizer:
+    """A `tokenizers` tokenizer with its two special tokens.
+
+    backend: the `tokenizers.Tokenizer`. bos_id, eos_id: begin and end of a document (may be the same).
+    vocab_size: one more than the highest number. hash: of everything that decides `encode` and the specials;
+    shards are tied to it. chat_template: a Jinja template where the tokenizer came with one.
+    """
+
+    def __init__(self, backend: Backend, bos_id: int, eos_id: int, config: dict[str, Any] | None = None) -> None:
+        self.backend, self.bos_id, self.eos_id = backend, bos_id, eos_id
+        self._config = config or {}
+        # Text is text: a string that looks like a special token is encoded like any other.
+        backend.encode_special_tokens = True
+        backend.no_truncation()
+        backend.no_padding()
+        _prepend_bos(backend, bos_id)
+        self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
+        self._definition: dict[str, Any] = json.loads(backend.to_str())
+        decisive = {name: self._definition.get(name) for name in _DECISIVE}
+        self.hash = canonical_hash({**decisive, "bos": bos_id, "eos": eos_id})
+        self._cuttable = _is_gpt2_pattern(self._definition)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The chat template the tokenizer came with, or None."""
+        template = self._config.get("chat_template")
+        return template if isinstance(template, str) else None
+
+    def encode(self, text: str) -> list[int]:
+        """The text's token numbers, without special tokens. Raises TokenizerError for lone surrogates."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of many texts at once, on all cores, in bounded memory."""
+        found: list[list[int]] = [[] for _ in texts]
+        for group in _groups(self._parts(texts)):
+            try:
+                encoded = self.backend.encode_batch_fast([part for _, part in group], add_special_tokens=False)
+            except (TypeError, UnicodeError):
+                mend = "replace them, for example text.encode('utf-8', 'replace').decode()"
+                raise TokenizerError("the text holds lone surrogates, which are no characters", mend=mend) from None
+            for (at, _), part in zip(group, encoded, strict=True):
+                if found[at]:
+                    found[at].extend(part.ids)
+                else:
+                    found[at] = part.ids
+        return found
+
+    def _parts(self, texts: Sequence[str]) -> Iterator[tuple[int, str]]:
+        for at, text in enumerate(texts):
+            start = 0
+            while self._cuttable and len(text) - start > _LONG:
+                cut = _SAFE_CUT.search(text, start + _LONG)
+                if cut is None:
+                    break
+                yield at, text[start : cut.start()]
+                start = cut.start()
+            yield at, text[start:] if start else text
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token numbers; special tokens give nothing, half a character gives U+FFFD."""
+        return str(self.backend.decode(list(ids), skip_special_tokens=True))
+
+    def token(self, number: int) -> str | None:
+        """The piece with this number as it stands in the vocabulary."""
+        piece: str | None = self.backend.id_to_token(number)
+        return piece
+
+    def save(self, folder: Path | str, model_max_length: int | None = None) -> None:
+        """Write `tokenizer.json` and the `tokenizer_config.json` with which `transformers.AutoTokenizer` gives
+        the same numbers (its default call puts BOS first)."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        bos, eos = self.token(self.bos_id), self.token(self.eos_id)
+        config: dict[str, Any] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": bos,
+            "eos_token": eos,
+            "pad_token": eos,
+            "add_prefix_space": False,
+            "clean_up_tokenization_spaces": False,
+            "split_special_tokens": True,
+            **{name: self._config[name] for name in _KEPT_CONFIG if self._config.get(name) is not None},
+        }
+        if model_max_length is not None:
+            config["model_max_length"] = model_max_length
+        write_atomic(folder / "tokenizer.json", json.dumps(self._definition, ensure_ascii=False, indent=1) + "\n")
+        write_json(folder / "tokenizer_config.json", config)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Tokenizer:
+        """The tokenizer in a folder (a model directory, or what `save` wrote) or a `tokenizer.json` file.
+
+        Raises TokenizerError where there is none, it is damaged, or it declares no begin or end of a document.
+        """
+        path = Path(path).expanduser()
+        file = path / "tokenizer.json" if path.is_dir() else path
+        if not file.is_file():
+            mend = "name a tokenizer.json, or a folder that holds one"
+            raise TokenizerError("no tokenizer there", where=str(file), mend=mend)
+        try:
+            backend = Backend.from_file(str(file))
+        except Exception as error:  # the package raises bare Exception for every defect
+            reason = " ".join(str(error).split())[:200]
+            raise TokenizerError(f"not a tokenizer: {reason}", where=str(file), mend="name another file") from None
+        config = _read_config(file.parent)
+        bos = _special(backend, config, "bos", _BOS_NAMES)
+        eos = _special(backend, config, "eos", _EOS_NAMES)
+        if bos is None and eos is None:
+            mend = 'put a tokenizer_config.json with "bos_token" and "eos_token" beside it'
+            raise TokenizerError("it declares no token that begins or ends a document", where=str(file), mend=mend)
+        first = bos if bos is not None else eos
+        last = eos if eos is not None else bos
+        return cls(backend, int(first or 0), int(last or 0), config)
+
+
+def _prepend_bos(backend: Backend, bos_id: int) -> None:
+    """Make the default call put BOS first, if it does not yet."""
+    probe = backend.encode("a", add_special_tokens=True).ids
+    if probe[:1] == [bos_id]:
+        return
+    bos = backend.id_to_token(bos_id)
+    add = processors.TemplateProcessing(
+        single=[bos, "$A"], pair=[bos, "$A", f"{bos}:1", "$B:1"], special_tokens=[(bos, bos_id)]
+    )
+    existing = backend.post_processor
+    keeps = existing is not None and probe == backend.encode("a", add_special_tokens=False).ids
+    backend.post_processor = processors.Sequence([existing, add]) if keeps else add
+
+
+def _is_gpt2_pattern(definition: dict[str, Any]) -> bool:
+    stage = definition.get("pre_tokenizer") or {}
+    plain = stage.get("type") == "ByteLevel" and stage.get("use_regex") and not stage.get("add_prefix_space")
+    # An added token that is not special is found in text, and might lie across a cut.
+    found_in_text = any(not token["special"] for token in definition.get("added_tokens") or [])
+    return bool(plain and definition.get("normalizer") is None and not found_in_text)
+
+
+def _groups(parts: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+    group: list[tuple[int, str]] = []
+    size = 0
+    for part in parts:
+        group.append(part)
+        size += len(part[1])
+        if size >= _BATCH:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """What the files beside a tokenizer.json say, the most specific last."""
+    config: dict[str, Any] = {}
+    for name in ("config.json", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json"):
+        file = folder / name
+        if not file.is_file():
+            continue
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise TokenizerError(f"damaged JSON: {error}", where=str(file), mend="mend or remove it") from None
+        if isinstance(found, dict):
+            config |= found
+    template = folder / "chat_template.jinja"
+    if template.is_file():
+        config["chat_template"] = template.read_text(encoding="utf-8")
+    return config
+
+
+def _special(backend: Backend, config: dict[str, Any], role: str, usual: Sequence[str]) -> int | None:
+    """The number of the BOS or EOS token: by its declared name, its declared number, or a usual name."""
+    named = config.get(f"{role}_token")
+    if isinstance(named, dict):
+        named = named.get("content")
+    if isinstance(named, str) and (number := backend.token_to_id(named)) is not None:
+        return int(number)
+    declared = config.get(f"{role}_token_id")
+    if isinstance(declared, list):
+        declared = declared[0] if declared else None
+    if isinstance(declared, int) and backend.id_to_token(declared) is not None:
+        return declared
+    return next((int(at) for name in usual if (at := backend.token_to_id(name)) is not None), None)

@@ -37,10 +37,14 @@ from lilliput.tokenizer.train import train_tokenizer
 from lilliput.train import parallel
 from lilliput.train.config import FREE_KEYS, TrainConfig
 from lilliput.train.derive import derive, flops
-from lilliput.train.loop import train
+from lilliput.train.loop import Evaluator, train
 
 # Raised when a stage's output changes for the same settings, so that older outputs are not taken for it.
 _FORMATS = {"corpus": 1, "tokenizer": 1, "shards": 1, "weights": 1}
+
+# Text scored at each evaluation on the way, as a share of the text trained on: ten of them, each reading most text
+# twice (sliding windows) at a third of training's cost, then add about 5 % to the run.
+_EVALUATION_SHARE = 0.0075
 
 
 def make(recipe: Recipe, out: Path | str, store: Store | None = None, *, device: str = "auto") -> dict[str, Any]:
@@ -104,9 +108,13 @@ class Run:
             write_json(self.folder / "run.json", _training(self.asked, self.inputs))
         corpus = self._corpus()
         tokenizer = self._tokenizer(corpus)
-        shards = self._shards(corpus, tokenizer)
+        packed = self._shards(corpus, tokenizer)
+        shards = Shards(packed.path, "train", tokenizer.hash)
         shape, config, notes = self._plan(shards, tokenizer)
-        weights = self._weights(shards, tokenizer, shape, config, Documents(corpus.path, "dev"))
+        seen = config.tokens * packed.manifest["text_bytes"] / packed.manifest["tokens"]
+        limit = min(self.asked.evaluate.during, int(_EVALUATION_SHARE * seen))
+        evaluator = score_on_the_way(tokenizer, Documents(corpus.path, "dev"), limit)
+        weights = self._weights(packed.hash, shards, shape, config, evaluator)
         if weights is None:
             return {}
         made = Made(
@@ -117,7 +125,7 @@ class Run:
             notes=notes,
             corpus=corpus,
             tokenizer=tokenizer,
-            bytes_per_token=_bytes_per_token(shards),
+            bytes_per_token=packed.manifest["text_bytes"] / packed.manifest["tokens"],
             shape=shape,
             weights=weights,
         )
@@ -132,14 +140,13 @@ class Run:
 
         key = {"format": _FORMATS["corpus"], "sources": self.inputs["corpus"]}
         stage = self._stage("corpus", key, build)
-        split = stage.manifest["splits"]
-        text = sum(part["bytes"] for part in split.values())
+        documents, size = stage.manifest["documents"], stage.manifest["bytes"]
+        held_out = size["dev"] / (size["train"] + size["dev"])
         _tell(
             "corpus",
             stage,
-            f"{count(text)}B of text in {count(sum(p['documents'] for p in split.values()))} "
-            f"documents, {split['dev']['documents']} held out ({split['dev']['bytes'] / text:.1%}), "
-            f"{stage.manifest['duplicates']} duplicates dropped",
+            f"{count(size['train'])}B of text in {documents['train']:,} documents; "
+            f"{count(size['dev'])}B in {documents['dev']:,} held out ({held_out:.1%})",
         )
         return stage
 
@@ -161,7 +168,7 @@ class Run:
         _tell("tokenizer", stage, f"{stage.manifest['vocab_size']:,} pieces of byte-level BPE")
         return Tokenizer.load(stage.path)
 
-    def _shards(self, corpus: Stage, tokenizer: Tokenizer) -> Shards:
+    def _shards(self, corpus: Stage, tokenizer: Tokenizer) -> Stage:
         weights = [spec.weight for spec in self.asked.corpus]
 
         def build(folder: Path) -> dict[str, Any]:
@@ -179,9 +186,9 @@ class Run:
 
         key = {"format": _FORMATS["shards"], "corpus": corpus.hash, "tokenizer": tokenizer.hash, "weights": weights}
         stage = self._stage("shards", key, build)
-        shards = Shards(stage.path, "train", tokenizer.hash)
-        _tell("shards", stage, f"{count(len(shards.tokens))} tokens, {_bytes_per_token(shards):.3f} bytes a token")
-        return shards
+        tokens, size = stage.manifest["tokens"], stage.manifest["text_bytes"]
+        _tell("shards", stage, f"{count(tokens)} tokens, {size / tokens:.3f} bytes a token")
+        return stage
 
     def _plan(self, shards: Shards, tokenizer: Tokenizer) -> tuple[ModelConfig, TrainConfig, list[str]]:
         """Settle shape and training once; a resumed run takes what its `recipe.yaml` says."""
@@ -198,7 +205,7 @@ class Run:
             eos_id=tokenizer.eos_id,
         )
         config, notes = derive(
-            recipe.train, shape, len(shards.tokens), int(shards.bytes.sum()), self.asked.seed, self.device
+            recipe.train, shape, len(shards.tokens), int(shards.bytes.sum(dtype="u8")), self.asked.seed, self.device
         )
         say(f"plan       {describe(shape)}")
         if settled_before:
@@ -219,12 +226,12 @@ class Run:
         return build_recipe(yaml.safe_load(text), where=str(self.folder / "recipe.yaml"))
 
     def _weights(
-        self, shards: Shards, tokenizer: Tokenizer, shape: ModelConfig, config: TrainConfig, held_out: Documents
+        self, data: str, shards: Shards, shape: ModelConfig, config: TrainConfig, evaluator: Evaluator
     ) -> Stage | None:
         """The finished weights: found, or trained here (None in all but the main process)."""
         key = {
             "format": _FORMATS["weights"],
-            "tokens": shards.hash,
+            "tokens": data,
             "from": self.inputs["from"],
             "shape": asdict(shape),
             "train": {name: value for name, value in asdict(config).items() if name not in FREE_KEYS},
@@ -237,7 +244,6 @@ class Run:
             return found if self.world.main else None
         torch.set_num_threads(config.threads)
         model = self._initial(shape)
-        evaluator = score_on_the_way(tokenizer, held_out, self.asked.evaluate.during)
         done = train(model, shards, config, self.folder, device=self.device, evaluator=evaluator)
         if not self.world.main:
             return None
@@ -350,10 +356,6 @@ def _notes(folder: Path) -> list[str]:
     """The notes at the head of a run's `recipe.yaml`."""
     lines = (folder / "recipe.yaml").read_text(encoding="utf-8").splitlines()
     return [line.removeprefix("#   ") for line in lines if line.startswith("#   ")]
-
-
-def _bytes_per_token(shards: Shards) -> float:
-    return float(shards.bytes.sum()) / max(1, len(shards.tokens))
 
 
 def _tell(name: str, stage: Stage, text: str) -> None:

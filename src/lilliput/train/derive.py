@@ -28,9 +28,10 @@ LONG_BATCH = 32_768
 EPOCHS_TO_WARN = 4
 REPEAT_HALF = 15.39
 
-# Nominal training rates, FLOP/s: constants of the formulas below, so that no clock enters a decision.
-CPU_RATE = 6e10
-GPU_RATE = 2e14
+# Nominal training rates in FLOP/s, reached from a width of 256 (CPU) or 2048 (GPU) on and falling with the
+# width below: constants of the formulas here, so that no clock enters a decision.
+CPU_RATE, CPU_WIDTH = 6e10, 256
+GPU_RATE, GPU_WIDTH = 2e14, 2048
 # torch.compile costs about a minute; it is taken where the run is long enough to earn that back.
 COMPILE_SECONDS = 300
 SAVE_SECONDS = 60
@@ -91,6 +92,12 @@ def micro_limit(model: ModelConfig, device: torch.device, precision: str) -> int
     return max(1, room // (activation_bytes(model, itemsize) * model.context))
 
 
+def nominal_rate(model: ModelConfig, device: torch.device) -> float:
+    """FLOP/s that a run of this shape is reckoned to reach on two CPU cores, or on one GPU."""
+    full, width = (GPU_RATE, GPU_WIDTH) if device.type == "cuda" else (CPU_RATE, CPU_WIDTH)
+    return full * min(1.0, model.width / width)
+
+
 class _Notes(list[str]):
     def derived(self, name: str, value: object, why: str) -> None:
         self.append(f"{name} = {value}: {why}")
@@ -131,8 +138,9 @@ def derive(
     lr = _rate(train, cost, notes)
     warmup = _warmup(train, steps, notes)
     beta2 = _beta2(train, batch * model.context, notes)
-    save_every, eval_every = _intervals(train, cost, length.tokens, batch * model.context, steps, gpu, notes)
-    workers = _value("threads", train.threads, threads(), "the cores of this machine", notes)
+    seconds = cost / nominal_rate(model, device)
+    save_every, eval_every = _intervals(train, seconds, steps, notes)
+    workers = _value("threads", train.threads, threads(), "the cores of this machine, or OMP_NUM_THREADS", notes)
     config = TrainConfig(
         steps=steps,
         batch_sequences=batch,
@@ -148,7 +156,7 @@ def derive(
         beta2=beta2,
         clip=train.clip,
         seed=seed,
-        compile=_compile(train, cost, gpu, notes),
+        compile=_compile(train, seconds, gpu, notes),
         precision=precision,
         threads=workers,
         save_every=save_every,
@@ -246,7 +254,7 @@ def _beta2(train: TrainSettings, batch_tokens: int, notes: _Notes) -> float:
     return beta2
 
 
-def _compile(train: TrainSettings, cost: float, gpu: bool, notes: _Notes) -> bool:
+def _compile(train: TrainSettings, seconds: float, gpu: bool, notes: _Notes) -> bool:
     found = compiler() is not None
     if train.compile != "auto":
         if train.compile and not gpu and not found:
@@ -260,21 +268,17 @@ def _compile(train: TrainSettings, cost: float, gpu: bool, notes: _Notes) -> boo
     if not gpu and not found:
         notes.derived("compile", False, "no C++ compiler on this machine")
         return False
-    worth = COMPILE_SECONDS * (GPU_RATE if gpu else CPU_RATE)
-    taken = cost >= worth
-    than = "at least" if taken else "below"
-    notes.derived("compile", taken, f"C = {cost:.2e} is {than} {worth:.1e} FLOPs, where it repays")
+    taken = seconds >= COMPILE_SECONDS
+    than = "at least" if taken else "less than"
+    why = f"{than} {COMPILE_SECONDS} s of work at the nominal rate, where it repays (reckoned, not timed)"
+    notes.derived("compile", taken, f"C is {why}")
     return taken
 
 
-def _intervals(
-    train: TrainSettings, cost: float, tokens: float, batch_tokens: int, steps: int, gpu: bool, notes: _Notes
-) -> tuple[int, int]:
-    """(steps between saves, steps between evaluations)."""
-    per_step = cost / tokens * batch_tokens
-    rate = GPU_RATE if gpu else CPU_RATE
-    every = max(1, min(steps, round(SAVE_SECONDS * rate / per_step)))
-    why = f"{SAVE_SECONDS} s of work at a nominal {rate:.0e} FLOP/s"
+def _intervals(train: TrainSettings, seconds: float, steps: int, notes: _Notes) -> tuple[int, int]:
+    """(steps between saves, steps between evaluations). seconds: the run's length at the nominal rate."""
+    every = max(1, min(steps, round(SAVE_SECONDS * steps / seconds)))
+    why = f"{SAVE_SECONDS} s of work at the nominal rate"
     save_every = _value("save every", train.save_every, every, why, notes)
     often = max(1, math.ceil(steps / EVALUATIONS))
     eval_every = _value("evaluate every", train.eval_every, often, f"{EVALUATIONS} times in the run", notes)

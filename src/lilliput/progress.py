@@ -63,7 +63,7 @@ class Progress:
         self.done = self._start = start
         self._fields: dict[str, Any] = {}
         self._tty = sys.stderr.isatty()
-        self._shown = False
+        self._shown_done: int | None = None
 
     def __enter__(self) -> Progress:
         self._began = self._last = time.monotonic()
@@ -97,15 +97,16 @@ class Progress:
         return "  ".join(parts)
 
     def _show(self, now: float) -> None:
-        self._shown = True
+        self._shown_done = self.done
         if self._tty:
             print(f"\r\x1b[2K{self._line(now)}", end="", file=sys.stderr, flush=True)
         else:
             print(self._line(now), file=sys.stderr, flush=True)
 
     def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
-        if _quiet or not self._shown:
+        if _quiet or self._shown_done is None:
             return
-        self._show(time.monotonic())
+        if self._shown_done != self.done:
+            self._show(time.monotonic())
         if self._tty:
             print(file=sys.stderr, flush=True)

@@ -124,6 +124,6 @@ class _Split:
             reason = f"the whole corpus is one document of {size} bytes: too little to hold some out"
             raise CorpusError(reason, where="corpus", mend=mend)
         share = max(_SHORTEST // 4, int(size * HELD_OUT))
-        at = best_cut(only.text, size - share - share // 2, size - share // 2)
+        at = best_cut(only.text, size - 2 * share, size - share)
         self._train.add(only.text[:at], only.source)
         self._dev.add(only.text[at:], only.source)

@@ -66,7 +66,7 @@ def rows(source: str, field: str) -> Iterator[dict[str, Any]]:
     datasets = _datasets()
     try:
         names = datasets.get_dataset_split_names(name, configuration)
-        if re.fullmatch(r"\w+", split) and split not in names:
+        if split not in names:
             close = nearest(split, names) or names[0]
             reason = f"no split {split!r}; there are {', '.join(names)}"
             raise CorpusError(reason, where=source, mend=f"hf:{name}:{close}")

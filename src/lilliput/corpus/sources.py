@@ -128,7 +128,7 @@ class _Rows:
             self.bad += 1
             if isinstance(row, dict):
                 if self.bad <= 1000:
-                    self._fields.update(str(name) for name in row)
+                    self._fields.update({str(name): _text_in(value) for name, value in row.items()})
                 self.report.note("no_field", where)
             return None
         self.good += 1
@@ -143,13 +143,18 @@ class _Rows:
         """Raise CorpusError if there were rows and not one had text in the field."""
         if self.good or not self.bad:
             return
-        names = [name for name, _ in self._fields.most_common(12)]
+        names = list(self._fields)[:12]
         if not names:
             mend = "write one JSON object a line, for example {\"text\": \"…\"}"
             raise CorpusError("no line is a JSON object", where=source, mend=mend)
-        close = nearest(self.field, [name for name in names if name != self.field]) or names[0]
+        richest = self._fields.most_common(1)[0][0]
+        close = nearest(self.field, [name for name in names if name != self.field]) or richest
         reason = f"no row has text in the field {self.field!r}; the fields are {', '.join(names)}"
         raise CorpusError(reason, where=source, mend=f"corpus: {{source: {source}, field: {close}}}")
+
+
+def _text_in(value: object) -> int:
+    return len(value) if isinstance(value, str) else 0
 
 
 def _read_text(file: SourceFile, rows: _Rows, whole: bool) -> Iterator[bytes]:
@@ -175,7 +180,7 @@ def _read_jsonl(file: SourceFile, rows: _Rows, whole: bool) -> Iterator[bytes]:
     report = rows.report
     stream = clean(read_chunks(file, report), report, file.where)
     for number, line in enumerate(lines(stream, report, file.where), start=1):
-        if line.isspace():
+        if not line or line.isspace():
             continue
         if number == 1 and line.lstrip()[:1] == b"[":
             mend = "write one JSON object a line (.jsonl), for example with jq -c '.[]'"
@@ -203,7 +208,7 @@ def _read_parquet(file: SourceFile, rows: _Rows, whole: bool) -> Iterator[bytes]
         try:
             table = parquet.ParquetFile(opened, pre_buffer=False)
             if rows.field not in table.schema_arrow.names:
-                row = dict.fromkeys(table.schema_arrow.names)
+                row = {column.name: "text" if "string" in str(column.type) else None for column in table.schema_arrow}
                 for _ in range(table.metadata.num_rows):
                     rows.text(row, file.where)
                 return

@@ -22,8 +22,11 @@ LONGEST_LINE = 64 << 20
 # A zstd block of 4 bytes may stand for 128 kB, so a small step bounds what one step can give (32 MB).
 _ZST_STEP = 1 << 10
 _HEAD = 1 << 16
-# Above this share of NULs and invalid bytes a head is no UTF-8 text with a few flaws.
-_NOT_TEXT = 0.3
+# From this share of control characters and invalid bytes on, a head is no UTF-8 text with a few flaws.
+_NOT_TEXT = 0.2
+_NOT_TEXT_IF_MARKED = 0.1
+_FEW = 16
+_CONTROLS = bytes(set(range(32)) - set(b"\t\n\v\f\r\x1b"))
 _ESCAPED = re.compile("[\udc80-\udcff]")
 _BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _MAGIC = {b"\x1f\x8b": ".gz", b"\xfd7zXZ\x00": ".xz", b"\x28\xb5\x2f\xfd": ".zst", b"PAR1": ".parquet"}
@@ -124,21 +127,21 @@ def read_chunks(file: SourceFile, report: ReadReport) -> Iterator[bytes]:
 def check_head(head: bytes, where: str) -> None:
     """Raise CorpusError if a file's first bytes are UTF-16, another encoding, or no text at all."""
     head = head[:_HEAD]
-    nuls = head.count(0)
+    controls = len(head) - len(head.translate(None, _CONTROLS))
     escaped = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode(head)
     invalid = len(_ESCAPED.findall(escaped))
-    if nuls + invalid < max(1, _NOT_TEXT * len(head)):
+    odd = controls + invalid
+    marked = head.startswith(_BOMS)
+    if odd < (_NOT_TEXT_IF_MARKED if marked else _NOT_TEXT) * len(head) or (odd < _FEW and not marked):
         return
-    even, odd = head[0::2].count(0), head[1::2].count(0)
-    if head.startswith(_BOMS) or (nuls >= 16 and min(even, odd) * 8 < max(even, odd)):
+    even_nuls, odd_nuls = head[0::2].count(0), head[1::2].count(0)
+    if marked or min(even_nuls, odd_nuls) * 8 < max(even_nuls, odd_nuls):
         mend = "iconv -f UTF-16 -t UTF-8 FILE > NEW, then name the new file"
         raise CorpusError("the file is UTF-16, not UTF-8", where=where, mend=mend)
-    if nuls + invalid < 16:
-        return
     kind = next((ending for magic, ending in _MAGIC.items() if head.startswith(magic)), None)
     if kind:
         raise CorpusError(f"the file is {kind}, not text", where=where, mend=f"let its name end in {kind}")
-    if nuls > invalid or nuls > len(head) // 20:
+    if controls > len(head) // 20:
         raise CorpusError("the file is binary, not text", where=where, mend="leave it out of the source")
     share = 100 * invalid // len(head)
     mend = "iconv -f ENCODING -t UTF-8 FILE > NEW, then name the new file"

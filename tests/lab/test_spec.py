@@ -53,7 +53,9 @@ def test_values_survive_as_settings(tmp_path: Path) -> None:
     assert setting("a", "true") == 'a="true"'
     assert setting("a", True) == "a=true"
     assert setting("a", None) == "a=null"
-    assert setting("a", "8M") == 'a="8M"'
+    assert setting("a", "8M") == "a=8M"
+    assert setting("a", "$DATA/b c: d") == 'a="$DATA/b c: d"'
+    assert setting("a", ["x"]) == 'a=["x"]'
     study = read_study(write(tmp_path, axis={"key": "model.tied", "values": [True, False, None]}))
     assert [cell.recipe.model.tied for cell in cells_of(study)][:3] == [True, False, None]
     assert list(study.arm_settings()) == ["tied=true", "tied=false", "tied=null"]

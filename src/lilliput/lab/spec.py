@@ -38,7 +38,7 @@ def _as_settings(value: object) -> object:
 
 def setting(key: str, value: object) -> str:
     """One dotted setting as people write it; JSON is valid YAML, so any value survives."""
-    plain = isinstance(value, str) and bool(re.fullmatch(r"[A-Za-z]\w*", value)) and yaml.safe_load(value) == value
+    plain = isinstance(value, str) and re.fullmatch(r"[\w$][\w./:{}$+-]*", value) and yaml.safe_load(value) == value
     return f"{key}={value if plain else json.dumps(value)}"
 
 
@@ -249,7 +249,8 @@ def read_study(path: Path) -> Study:
         raise ConfigError(f"not valid YAML: {detail}", where=str(path), mend="mend the file") from None
     if not isinstance(values, dict):
         raise ConfigError("a study is a mapping of keys", where=str(path), mend="see docs/studies.md")
-    values.setdefault("name", path.stem)
+    # A begun study lies as `results/NAME/study.yaml`.
+    values.setdefault("name", path.absolute().parent.name if path.name == "study.yaml" else path.stem)
     _refuse_unknown(values, str(path))
     try:
         study = Study.model_validate(values)

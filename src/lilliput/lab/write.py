@@ -153,7 +153,7 @@ def _how(summary: dict[str, Any]) -> str:
     if summary["seed_sd"] is not None:
         lines.append(
             f"- noise of one run beside its seed's own effect: {summary['seed_sd']:.4f} bits per byte "
-            f"({summary['dof']} degrees of freedom)"
+            f"({summary['dof']} degree{'s' if summary['dof'] > 1 else ''} of freedom)"
         )
     for machine in summary["machines"]:
         gpu = f", {machine['gpu']}" if machine.get("gpu") else ""

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from lilliput.progress import duration
-from lilliput.report.chart import Reference, Row, Series, dot_chart, line_chart
+from lilliput.report.chart import Row, Series, dot_chart, line_chart
 from lilliput.report.scale import thin
 from lilliput.report.text import amount, flatten, interval_text, load_lines
 
@@ -48,7 +48,7 @@ def run_page(results: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -
     sections = [
         _tiles(results),
         _card("Held-out text", _held_out(results)),
-        _card("While it trained", _curves(results, metrics)),
+        _card("While it trained", _curves(metrics)),
         _card("What it writes", _samples(results)),
         _card("Use it", _use(results)),
         _details(results),
@@ -114,7 +114,7 @@ def _baselines(results: Mapping[str, Any]) -> list[tuple[str, float]]:
     return [(named.get(key, key), float(level)) for key, level in found.items() if level is not None]
 
 
-def _curves(results: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
+def _curves(metrics: Sequence[Mapping[str, Any]]) -> str:
     steps = [row for row in metrics if _finite(row.get("loss"))]
     charts = []
     if len(steps) > 1:
@@ -139,14 +139,12 @@ def _curves(results: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) ->
     if len(on_the_way) > 1:
         x = [float(row.get("tokens", row.get("step", 0))) for row in on_the_way]
         y = [float(row["evaluation"]["bits_per_byte"]) for row in on_the_way]
-        references = [Reference(label, level) for label, level in _baselines(results) if label.startswith("xz")]
         charts.append(
             line_chart(
                 [Series("held out", x, y, style="both", colour=2)],
                 title="Held-out bits per byte on the way (a small sample)",
                 x_label="tokens" if "tokens" in on_the_way[0] else "step",
                 y_label="bits per byte",
-                references=references,
                 height=300,
             )
         )
@@ -195,6 +193,7 @@ _SECTIONS = (
     ("tokenizer", "Tokenizer"),
     ("shape", "Shape"),
     ("cost", "Cost"),
+    ("settled", "Training"),
     ("machine", "Machine"),
     ("versions", "Versions"),
 )
@@ -206,6 +205,8 @@ def _details(results: Mapping[str, Any]) -> str:
     if notes:
         items = "".join(f"<li>{escape(str(note))}</li>" for note in notes)
         cards.append(_card("Derived values", f"<ul>{items}</ul>"))
+    cost = dict(results.get("cost") or {})
+    results = {**results, "settled": cost.pop("config", None), "cost": cost}
     tables = [
         _card(title, _table(flatten(results[key]))) for key, title in _SECTIONS if results.get(key)
     ]

@@ -43,13 +43,19 @@ def draw(documents: Documents | Iterable[str], limit: int, distinct: int) -> Sam
     total = documents.total_bytes if isinstance(documents, Documents) else None
     kept: list[tuple[int, bytes]] = []  # a heap, the largest hash on top
     size = seen = 0
+    ceiling = 1 << 64  # nothing from here on is taken again, or the order of the documents would matter
     with Progress("sampling text for the tokenizer", total, "B") as progress:
         for document in raw:
             for fragment in divide(document, _FRAGMENT):
-                heapq.heappush(kept, (-fingerprint(fragment).pick, fragment))
+                pick = fingerprint(fragment).pick
+                if pick >= ceiling:
+                    continue
+                heapq.heappush(kept, (-pick, fragment))
                 size += len(fragment)
                 while size > limit and len(kept) > 1:
-                    size -= len(heapq.heappop(kept)[1])
+                    largest, dropped = heapq.heappop(kept)
+                    ceiling = -largest
+                    size -= len(dropped)
             seen += len(document)
             progress.update(seen)
     fragments = [fragment for _, fragment in sorted(kept, reverse=True)]

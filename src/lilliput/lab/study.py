@@ -78,9 +78,6 @@ def run_study(
     session = _Session(study, cells, folder, store or Store(), device, max_cells, hours)
     session.run()
     summary = _write(study, cells, folder)
-    for line in verdict_lines(summary):
-        say(line.replace("**", ""))
-    say(f"results    {folder.absolute() / 'README.md'}")
     if session.failed:
         raise TrainingError(
             f"{len(session.failed)} cells would not train: {'; '.join(session.failed)}",

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from lilliput.errors import CheckpointError, StorageError
 from lilliput.progress import warn
-from lilliput.store import atomic_dir, file_hash
+from lilliput.store import atomic_dir, file_hash, fsync_dir
 
 FORMAT = 1
 _NAME = re.compile(r"^step-(\d{8,})(?:\.(\d+))?$")
@@ -107,14 +107,23 @@ def save(
             (temporary / _PARTS[2]).write_text(text + "\n", encoding="utf-8")
             sums = "".join(f"{file_hash(temporary / part)}  {part}\n" for part in _PARTS)
             (temporary / _SUMS).write_text(sums, encoding="utf-8")
+            fsync_dir(temporary)
     except (OSError, SafetensorError) as error:
         if not disk_full(error):
             raise
         bytes_needed = sum(t.numel() * t.element_size() for part in (model, optimizer) for t in part.values())
         raise storage_error(folder, bytes_needed, error) from error
     for old in found(folder)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     return path
+
+
+def _remove(path: Path) -> None:
+    """Hide a checkpoint, then delete it: killed half-way, it is never taken for one."""
+    hidden = path.with_name(f".{path.name}.old")
+    shutil.rmtree(hidden, ignore_errors=True)
+    path.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def load(path: Path) -> Saved:
@@ -160,7 +169,7 @@ def load_latest(folder: Path) -> Saved | None:
             damaged.append(path)
             continue
         for bad in damaged:
-            shutil.rmtree(bad, ignore_errors=True)
+            _remove(bad)
         return saved
     if paths:
         raise CheckpointError(

@@ -82,7 +82,7 @@ class Engine:
     def _forward_backward(self, batch: np.ndarray) -> torch.Tensor:
         """Accumulate gradients by micro batches; returns this process's part of the loss (scalar, nats)."""
         config, world = self.config, self.world
-        share = -(-config.batch_sequences // world.size)
+        share = self._share()
         if len(batch) < share:  # every process makes the same passes: fill up with what weighs nothing
             padding = np.full((share - len(batch), config.context + 1), -100, dtype=np.int64)
             batch = np.concatenate([batch, padding])
@@ -97,6 +97,10 @@ class Engine:
             torch.autograd.backward(loss * world.size)
             total += loss.detach()
         return total
+
+    def _share(self) -> int:
+        """Windows of the global batch that each process takes."""
+        return -(-self.config.batch_sequences // self.world.size)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.config.precision == "bf16":
@@ -113,7 +117,7 @@ class Engine:
             say("compiling the layers (may take a minute)")
         for block in parallel.blocks(self.live):
             block.compile(dynamic=False)
-        micro = self.config.micro_sequences
+        micro = min(self.config.micro_sequences, self._share())
         window = torch.zeros((micro, self.config.context + 1), dtype=torch.int64, device=self.device)
         try:
             with self._autocast():

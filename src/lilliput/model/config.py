@@ -8,7 +8,7 @@ from typing import Any
 
 from lilliput.errors import ModelError
 
-INITS = ("constant", "gpt2-residual")
+INITS = ("constant", "gpt2-residual", "fan-in")
 
 # Keys of foreign configurations that change what the model computes and that we do not implement:
 # each may be present only with a value that means "off".
@@ -59,7 +59,7 @@ class ModelConfig:
     attention_bias: bool = False
     mlp_bias: bool = False
     family: str = "llama"
-    init: str = "gpt2-residual"
+    init: str = "fan-in"
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "depth", "width", "heads", "kv_heads", "head_dim", "ffn", "context"):

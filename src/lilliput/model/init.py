@@ -7,6 +7,7 @@ threads, the device or the processor's vector width. (NumPy's Philox counter gen
 from __future__ import annotations
 
 import hashlib
+import math
 
 import numpy as np
 import torch
@@ -18,12 +19,18 @@ SIGMA = 0.02  # GPT-2's; the paper does not print its own (METHODS §1.3)
 _RESIDUAL_OUTPUTS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 
 
-def sigma(name: str, kind: str, depth: int) -> float:
-    """Standard deviation of a matrix. kind "constant": 0.02 for all. "gpt2-residual": the matrices that write
-    to the residual stream are scaled by 1/√(2·depth), so that its variance does not grow with depth."""
-    if kind == "gpt2-residual" and name.endswith(_RESIDUAL_OUTPUTS):
-        return SIGMA / float(np.sqrt(2 * depth))
-    return SIGMA
+def sigma(name: str, shape: tuple[int, ...], kind: str, depth: int) -> float:
+    """Standard deviation of a matrix of `shape` (outputs, inputs).
+
+    kind "constant": 0.02 for all. "gpt2-residual": the same, but the matrices that write to the residual stream
+    are scaled by 1/√(2·depth), so that its variance does not grow with depth. "fan-in": 1/√inputs with the same
+    scaling. That is 0.02 at width 2,500, where 0.02 comes from, and 0.1 at width 100: at tiny widths 0.02 starts
+    so small that the first steps drown what the embedding says (results/initialisation).
+    """
+    base = SIGMA if kind != "fan-in" else 1 / math.sqrt(shape[1])
+    if kind != "constant" and name.endswith(_RESIDUAL_OUTPUTS):
+        return base / math.sqrt(2 * depth)
+    return base
 
 
 def initialise(model: Decoder, seed: int) -> None:
@@ -35,7 +42,7 @@ def initialise(model: Decoder, seed: int) -> None:
                 key = hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16]
                 stream = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
                 values = stream.standard_normal(tuple(parameter.shape), dtype=np.float32)
-                values *= sigma(name, config.init, config.depth)
+                values *= sigma(name, tuple(parameter.shape), config.init, config.depth)
                 parameter.copy_(torch.from_numpy(values))
             else:
                 parameter.fill_(0.0 if name.endswith(".bias") else 1.0)

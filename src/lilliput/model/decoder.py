@@ -6,10 +6,10 @@ The names come from the modules' names, so `state_dict()` is already the content
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lilliput.errors import ModelError
 from lilliput.model.config import ModelConfig
+from lilliput.model.gemm import linear
 from lilliput.model.layers import Block, Linear, RMSNorm, rope_table
 from lilliput.model.loss import cross_entropy
 
@@ -78,6 +78,6 @@ class Decoder(nn.Module):
         x_BTD = self.model(ids_BT)
         weight_VD = self.head_weight()
         if targets_BT is None:
-            return F.linear(x_BTD, weight_VD).float()
+            return linear(x_BTD, weight_VD).float()
         loss = cross_entropy(x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), reduction)
         return loss if reduction == "sum" else loss.view(batch, length)

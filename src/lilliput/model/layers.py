@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lilliput.model.config import ModelConfig
+from lilliput.model.gemm import linear
 
 
 class Linear(nn.Linear):
@@ -20,6 +21,17 @@ class Linear(nn.Linear):
         nn.init.zeros_(self.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+def joined(x: Tensor, *parts: Linear) -> Tensor:
+    """The outputs of several maps of the same input, side by side, by one product: joining the weights costs
+    a copy of them, far less than reading the input several times."""
+    weight = torch.cat([part.weight for part in parts])
+    bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
+    return linear(x, weight, bias)
 
 
 class RMSNorm(nn.Module):
@@ -64,18 +76,19 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
         batch, length, _ = x_BTD.shape
-        q = self.q_proj(x_BTD).view(batch, length, self.heads, self.head_dim)
-        k = self.k_proj(x_BTD).view(batch, length, self.kv_heads, self.head_dim)
-        v = self.v_proj(x_BTD).view(batch, length, self.kv_heads, self.head_dim)
-        q, k = rotate(q, cos_TE, sin_TE), rotate(k, cos_TE, sin_TE)
-        out = F.scaled_dot_product_attention(
-            q.transpose(1, 2),
-            k.transpose(1, 2),
-            v.transpose(1, 2),
+        heads, kv_heads = self.heads, self.kv_heads
+        qkv = joined(x_BTD, self.q_proj, self.k_proj, self.v_proj)
+        qkv_BTHE = qkv.view(batch, length, heads + 2 * kv_heads, self.head_dim)
+        qk_BTHE, v_BTKE = torch.split(qkv_BTHE, [heads + kv_heads, kv_heads], dim=2)
+        q_BTHE, k_BTKE = torch.split(rotate(qk_BTHE, cos_TE, sin_TE), [heads, kv_heads], dim=2)
+        out_BHTE = F.scaled_dot_product_attention(
+            q_BTHE.transpose(1, 2),
+            k_BTKE.transpose(1, 2),
+            v_BTKE.transpose(1, 2),
             is_causal=True,
-            enable_gqa=self.heads != self.kv_heads,
+            enable_gqa=heads != kv_heads,
         )
-        out_BTD: Tensor = self.o_proj(out.transpose(1, 2).reshape(batch, length, -1))
+        out_BTD: Tensor = self.o_proj(out_BHTE.transpose(1, 2).reshape(batch, length, -1))
         return out_BTD
 
 
@@ -89,7 +102,8 @@ class MLP(nn.Module):
         self.down_proj = Linear(config.ffn, config.width, bias=config.mlp_bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        out_BTD: Tensor = self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        gate_BTF, up_BTF = joined(x_BTD, self.gate_proj, self.up_proj).chunk(2, dim=-1)
+        out_BTD: Tensor = self.down_proj(F.silu(gate_BTF) * up_BTF)
         return out_BTD
 
 

@@ -25,7 +25,7 @@ class Shell:
     def __call__(self, command: str, *, stdin: str = "", timeout: int = 240) -> subprocess.CompletedProcess[str]:
         """Run a line of shell; `lilliput` and `python` are those that run the tests."""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        env = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1"}
+        env = {**os.environ, "PATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
         return subprocess.run(
             ["bash", "-c", command], cwd=self.folder, env=env, input=stdin,
             capture_output=True, text=True, encoding="utf-8", timeout=timeout,

@@ -33,7 +33,7 @@ def chat(
     from lilliput.cli.writer import Sampling, Writer, clean
     from lilliput.progress import say
 
-    writer = Writer(model, device)
+    writer = Writer(options.model_folder(model), device)
     sampling = Sampling(max_new, temperature, top_p, top_k, seed, tuple(stop or ()))
     conversation = open_conversation(writer, sampling)
     if conversation.template:

@@ -35,7 +35,7 @@ def evaluate(
     from lilliput.export.hf import load_model_dir
     from lilliput.recipe import SourceSpec
 
-    path, place = Path(model).expanduser().resolve(), pick_device(device)
+    path, place = options.model_folder(model), pick_device(device)
     decoder, tokenizer = load_model_dir(path, place)
     report = ReadReport()
     documents = (

@@ -31,7 +31,7 @@ def generate(
 
     text = clean(sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if prompt == "-" else prompt)
     sampling = Sampling(max_new, temperature, top_p, top_k, seed, tuple(stop or ()))
-    writer = Writer(model, device)
+    writer = Writer(options.model_folder(model), device)
     ids = writer.start(text)
     reply = writer.reply(ids, sampling)
     began, pieces = time.monotonic(), []

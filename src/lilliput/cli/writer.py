@@ -40,7 +40,7 @@ class Writer:
     """A model directory, loaded."""
 
     def __init__(self, path: Path, device: str = "auto") -> None:
-        self.path = path.expanduser().resolve()
+        self.path = path
         self.device = pick_device(device)
         self.model, self.tokenizer = load_model_dir(self.path, self.device)
         self.context = self.model.config.context

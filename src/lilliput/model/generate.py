@@ -1,0 +1,222 @@
+"""Writing text: a key-value cache, one small pass a token, and the choice of the next token.
+
+At width 256 a token is some tens of microseconds of arithmetic, so what counts is the number of operator calls.
+`Generator` therefore works on its own copy of the weights, prepared once: norm scales folded into the matrices
+that follow them, q, k, v joined, gate and up joined, and the rotary pairs of q and k made neighbours, so that
+turning them is one complex product. The logits are the decoder's up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lilliput.errors import ConfigError, ModelError
+from lilliput.model.decoder import Decoder
+from lilliput.model.layers import Attention, Block
+
+
+def _neighbours(rows: Tensor, heads: int, head_dim: int) -> Tensor:
+    """Reorder each head's rows from Hugging Face's (first half, second half) to pairs (i, i + head_dim/2)."""
+    return rows.view(heads, 2, head_dim // 2, -1).transpose(1, 2).reshape(rows.shape)
+
+
+def _qkv(attention: Attention, scale_D: Tensor) -> tuple[Tensor, Tensor | None]:
+    heads, kv_heads, head_dim = attention.heads, attention.kv_heads, attention.head_dim
+    parts = ((attention.q_proj, heads), (attention.k_proj, kv_heads))
+    weight = torch.cat(
+        [_neighbours(part.weight, count, head_dim) for part, count in parts] + [attention.v_proj.weight]
+    )
+    bias = None
+    if attention.q_proj.bias is not None:
+        turned = [_neighbours(part.bias[:, None], count, head_dim)[:, 0] for part, count in parts]
+        bias = torch.cat([*turned, attention.v_proj.bias])
+    return weight * scale_D, bias
+
+
+class _Layer:
+    """One layer's prepared weights."""
+
+    def __init__(self, block: Block) -> None:
+        attention, mlp = block.self_attn, block.mlp
+        self.qkv, self.qkv_bias = _qkv(attention, block.input_layernorm.weight)
+        self.out, self.out_bias = attention.o_proj.weight.t(), attention.o_proj.bias
+        gate_up = torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight))
+        self.gate_up = gate_up * block.post_attention_layernorm.weight
+        biased = mlp.gate_proj.bias is not None
+        self.gate_up_bias = torch.cat((mlp.gate_proj.bias, mlp.up_proj.bias)) if biased else None
+        self.down, self.down_bias = mlp.down_proj.weight.t(), mlp.down_proj.bias
+
+
+class Generator:
+    """A decoder ready to write `batch` texts at once; holds the cache of up to `context` positions."""
+
+    @torch.inference_mode()
+    def __init__(self, model: Decoder, batch: int) -> None:
+        config = model.config
+        self.config, self.batch, self.position = config, batch, 0
+        body = model.model
+        self.embedding = body.embed_tokens.weight
+        self.head = model.head_weight() * body.norm.weight
+        self.layers = [_Layer(block) for block in body.layers if isinstance(block, Block)]
+        self.turn_TE = torch.complex(body.cos.float(), body.sin.float())
+        shape = (config.depth, 2, batch, config.kv_heads, config.context, config.head_dim)
+        self.cache = self.embedding.new_zeros(shape)
+
+    @torch.inference_mode()
+    def feed(self, ids_BT: Tensor) -> Tensor:
+        """Take in ids that follow the cached ones and return the logits_BV (fp32) after the last.
+
+        The first call takes a prompt, later ones a single position each. Raises ModelError where the cache
+        would overflow.
+        """
+        length, start = ids_BT.shape[1], self.position
+        if start + length > self.config.context or (start and length > 1):
+            raise ModelError(f"{length} ids cannot follow {start} in a context of {self.config.context}")
+        x_ND = F.embedding(ids_BT, self.embedding).view(-1, self.config.width)
+        turn_TE = self.turn_TE[start : start + length, None]
+        for index, layer in enumerate(self.layers):
+            x_ND = self._attend(x_ND, layer, self.cache[index], turn_TE)
+            x_ND = self._transform(x_ND, layer)
+        self.position += length
+        last_BD = x_ND.view(self.batch, length, -1)[:, -1]
+        return F.linear(self._norm(last_BD), self.head).float()
+
+    def rewind(self) -> None:
+        """Forget everything that was fed."""
+        self.position = 0
+
+    def _norm(self, x_ND: Tensor) -> Tensor:
+        return F.rms_norm(x_ND, (self.config.width,), None, self.config.norm_eps)
+
+    def _attend(self, x_ND: Tensor, layer: _Layer, cache: Tensor, turn_TE: Tensor) -> Tensor:
+        config, start, length = self.config, self.position, x_ND.shape[0] // self.batch
+        heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
+        qkv = F.linear(self._norm(x_ND), layer.qkv, layer.qkv_bias)
+        qkv_BTHE = qkv.view(self.batch, length, heads + 2 * kv_heads, head_dim)
+        qk_BTHE, v_BTKE = qkv_BTHE[:, :, : heads + kv_heads], qkv_BTHE[:, :, heads + kv_heads :]
+        pairs = torch.view_as_complex(qk_BTHE.float().view(*qk_BTHE.shape[:-1], head_dim // 2, 2))
+        qk_BTHE = torch.view_as_real(pairs * turn_TE).flatten(-2).to(x_ND.dtype)
+        end = start + length
+        cache[0, :, :, start:end] = qk_BTHE[:, :, heads:].transpose(1, 2)
+        cache[1, :, :, start:end] = v_BTKE.transpose(1, 2)
+        k_BKTE, v_BKTE = cache[0, :, :, :end], cache[1, :, :, :end]
+        if length == 1:  # the query heads that share a key-value head stand as its query positions
+            q_BKGE = qk_BTHE[:, 0, :heads].view(self.batch, kv_heads, heads // kv_heads, head_dim)
+            out_ND = F.scaled_dot_product_attention(q_BKGE, k_BKTE, v_BKTE).reshape(self.batch, -1)
+        else:
+            q_BHTE = qk_BTHE[:, :, :heads].transpose(1, 2)
+            out_BHTE = F.scaled_dot_product_attention(
+                q_BHTE, k_BKTE, v_BKTE, is_causal=True, enable_gqa=heads != kv_heads
+            )
+            out_ND = out_BHTE.transpose(1, 2).reshape(x_ND.shape[0], -1)
+        x_ND = torch.addmm(x_ND, out_ND, layer.out)
+        return x_ND if layer.out_bias is None else x_ND + layer.out_bias
+
+    def _transform(self, x_ND: Tensor, layer: _Layer) -> Tensor:
+        gate_NF, up_NF = F.linear(self._norm(x_ND), layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
+        x_ND = torch.addmm(x_ND, F.silu(gate_NF).mul_(up_NF), layer.down)
+        return x_ND if layer.down_bias is None else x_ND + layer.down_bias
+
+
+@torch.inference_mode()
+def choose(
+    logits_BV: Tensor,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """The next id of each row: the most likely at temperature 0, else drawn from softmax(logits / temperature)
+    cut to the top_k most likely and then to the fewest that hold top_p of the probability."""
+    if temperature == 0:
+        return logits_BV.argmax(-1)
+    logits_BV = logits_BV / temperature
+    if top_k is not None and top_k < logits_BV.shape[1]:
+        least_B1 = logits_BV.topk(top_k).values[:, -1:]
+        logits_BV = logits_BV.masked_fill(logits_BV < least_B1, -torch.inf)
+    p_BV = torch.softmax(logits_BV, -1)
+    if top_p is not None and top_p < 1:
+        sorted_BV, order_BV = p_BV.sort(descending=True, stable=True)
+        # A token is dropped when those before it already hold top_p; the first always stays.
+        dropped_BV = sorted_BV.cumsum(-1) - sorted_BV >= top_p
+        p_BV = p_BV.masked_fill(dropped_BV.gather(-1, order_BV.argsort(-1)), 0.0)
+    return torch.multinomial(p_BV, 1, generator=generator)[:, 0]
+
+
+def generate(
+    model: Decoder,
+    ids_BT: Tensor,
+    max_new: int,
+    *,
+    temperature: float = 1.0,
+    top_p: float | None = None,
+    top_k: int | None = None,
+    seed: int = 0,
+    stop_ids: Sequence[int] = (),
+) -> Iterator[Tensor]:
+    """Continue a batch of equally long prompts, yielding the (B,) next ids, at most `max_new` times.
+
+    temperature: 0 is greedy. The same seed gives the same text on the same machine. A row that has produced one
+    of `stop_ids` repeats it; the end comes when every row has. When the context is full, the last half of it
+    is read again as a new prompt and writing goes on from there; a prompt longer than the context is cut to
+    its last positions. Raises ConfigError for impossible settings, ModelError for an empty prompt or ids
+    outside the vocabulary.
+    """
+    _check(model, ids_BT, max_new, temperature, top_p, top_k)
+    device = ids_BT.device
+    random = torch.Generator(device).manual_seed(seed) if temperature else None
+    stops = torch.tensor(list(stop_ids), dtype=torch.long, device=device)
+
+    def pick(logits_BV: Tensor) -> Tensor:
+        return choose(logits_BV, temperature, top_k, top_p, random)
+
+    return _write(Generator(model, ids_BT.shape[0]), ids_BT, max_new, pick, stops)
+
+
+def _write(
+    writer: Generator, prompt_BT: Tensor, max_new: int, pick: Callable[[Tensor], Tensor], stops: Tensor
+) -> Iterator[Tensor]:
+    context = writer.config.context
+    read = feed_BT = prompt_BT[:, -context:]
+    written: list[Tensor] = []
+    stopped_B = torch.zeros(prompt_BT.shape[0], dtype=torch.bool, device=prompt_BT.device)
+    for _ in range(max_new):
+        if writer.position + feed_BT.shape[1] > context:
+            writer.rewind()
+            read = torch.cat((read, *(new[:, None] for new in written)), dim=1)[:, -max(1, context // 2) :]
+            written, feed_BT = [], read
+        new_B = pick(writer.feed(feed_BT))
+        if len(stops):
+            new_B = torch.where(stopped_B, feed_BT[:, -1], new_B)
+            stopped_B = stopped_B | torch.isin(new_B, stops)
+        written.append(new_B)
+        feed_BT = new_B[:, None]
+        yield new_B
+        if len(stops) and bool(stopped_B.all()):
+            return
+
+
+def _check(
+    model: Decoder, ids_BT: Tensor, max_new: int, temperature: float, top_p: float | None, top_k: int | None
+) -> None:
+    if max_new < 0:
+        raise ConfigError(f"max_new is {max_new}", where="max_new", mend="give 0 or more")
+    if not 0 <= temperature < float("inf"):
+        raise ConfigError(
+            f"temperature is {temperature}", where="temperature", mend="give 0 (greedy) or more"
+        )
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ConfigError(f"top_p is {top_p}", where="top_p", mend="give a number above 0, at most 1")
+    if top_k is not None and top_k < 1:
+        raise ConfigError(f"top_k is {top_k}", where="top_k", mend="give 1 or more")
+    if ids_BT.ndim != 2 or 0 in ids_BT.shape:
+        raise ModelError("the prompt is empty", mend="begin with the BOS token")
+    if int(ids_BT.min()) < 0 or int(ids_BT.max()) >= model.config.vocab_size:
+        raise ModelError(
+            f"the prompt has ids outside the vocabulary of {model.config.vocab_size}",
+            mend="encode it with the model's own tokenizer",
+        )

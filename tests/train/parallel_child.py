@@ -1,6 +1,6 @@
 """One of torchrun's processes: trains, and the first writes down what came out.
 
-python -m torch.distributed.run … parallel_child.py FOLDER STEPS BATCH
+python -m torch.distributed.run … parallel_child.py FOLDER STEPS BATCH [compile]
 """
 
 import json
@@ -15,7 +15,7 @@ from lilliput.train.parallel import is_main, stop
 
 folder, steps, batch = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 net = model()
-config = settings(steps=steps, batch_sequences=batch, eval_every=10, micro_sequences=2)
+config = settings(steps=steps, batch_sequences=batch, eval_every=10, micro_sequences=2, compile="compile" in sys.argv)
 evaluator = (lambda given: {"norm": float(given.model.norm.weight.detach().sum())}) if is_main() else (lambda _: {})
 result = train(net, stream(), config, folder, device=CPU, evaluator=evaluator)
 if is_main():

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from train_support import CPU, model, settings, stream
 
+from lilliput.device import compiler
 from lilliput.train.checkpoint import found
 from lilliput.train.loop import train
 from lilliput.train.metrics import read_metrics
@@ -20,12 +21,13 @@ CHILD = Path(__file__).parent / "parallel_child.py"
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 
 
-def torchrun(folder: Path, steps: int, batch: int = 6, processes: int = 2) -> None:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += [str(CHILD), str(folder), str(steps), str(batch)]
+def torchrun(folder: Path, steps: int, batch: int, *more: str) -> str:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += [str(CHILD), str(folder), str(steps), str(batch), *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
 
 
 def losses(folder: Path) -> list[float]:
@@ -91,3 +93,13 @@ def test_a_run_goes_on_with_another_number_of_processes(
     drop_last(more)
     torchrun(more, 20, BATCH)
     assert losses(more) == pytest.approx(losses(one), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_compiled_layers_may_be_sharded(tmp_path: Path, one_and_two: tuple[Path, Path, torch.nn.Module]) -> None:
+    if compiler() is None:
+        pytest.skip("no C++ compiler")
+    told = torchrun(tmp_path, 20, BATCH, "compile")
+    assert "compiling" in told
+    assert "goes on without" not in told
+    assert losses(tmp_path) == pytest.approx(losses(one_and_two[0]), abs=1e-4)

@@ -360,3 +360,13 @@ def test_a_compiler_that_fails_is_gone_without(tmp_path: Path, capsys: pytest.Ca
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.stdout.split() == ["False", "20"], done.stderr
     assert "goes on without" in done.stderr
+
+
+def test_bf16_learns_as_fp32_does_and_keeps_full_weights(tmp_path: Path) -> None:
+    config = settings(steps=40, lr=1e-2)
+    full = train(model(), stream(), config, tmp_path / "fp32", device=CPU)
+    net = model()
+    half = train(net, stream(), replace(config, precision="bf16"), tmp_path / "bf16", device=CPU)
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+    assert half.final_loss != full.final_loss
+    assert half.final_loss == pytest.approx(full.final_loss, abs=0.05)

@@ -116,7 +116,7 @@ class Engine:
         if self.world.main:
             say("compiling the layers (may take a minute)")
         for block in parallel.blocks(self.live):
-            block.compile(dynamic=False)
+            block.forward = torch.compile(block.forward, dynamic=False)
         micro = min(self.config.micro_sequences, self._share())
         window = torch.zeros((micro, self.config.context + 1), dtype=torch.int64, device=self.device)
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -100,6 +101,8 @@ def shard(model: nn.Module, world: World, device: torch.device) -> nn.Module:
 
     Gradients are averaged over the processes, so each process scales its loss by their number.
     """
+    # A compiled layer's output is a view; nothing here changes it in place, which is what this warns of.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (world.size,))
     copied = copy.deepcopy(model)
     for block in blocks(copied):

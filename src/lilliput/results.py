@@ -20,6 +20,7 @@ from lilliput.export.hf import save_model_dir
 from lilliput.export.weights import read_weights
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
+from lilliput.model.generate import generate
 from lilliput.plan.rules import describe
 from lilliput.progress import say
 from lilliput.recipe import Recipe, SourceSpec
@@ -152,7 +153,6 @@ def _prompts(texts: list[str]) -> list[str]:
 
 def _samples(model: Decoder, made: Made, texts: list[str]) -> list[dict[str, str]]:
     """What the model writes after each prompt, at temperature 0.8."""
-    return []
     say("sampling")
     tokenizer = made.tokenizer
     written = []
@@ -160,7 +160,7 @@ def _samples(model: Decoder, made: Made, texts: list[str]) -> list[dict[str, str
         ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
         steps = generate(
             model,
-            torch.tensor([ids]),
+            torch.tensor([ids], device=next(model.parameters()).device),
             _SAMPLE_TOKENS,
             temperature=0.8,
             top_p=0.95,

@@ -1,0 +1,48 @@
+"""Small decoders of every shape that matters, with weights far enough from their start to tell mistakes."""
+
+import torch
+
+from lilliput.model import Decoder, ModelConfig, initialise
+
+SHAPES = {
+    "tied": {},
+    "untied": {"tied": False},
+    "gqa": {"heads": 4, "kv_heads": 2, "width": 48, "head_dim": 12, "ffn": 101},
+    "one-kv-head": {"heads": 4, "kv_heads": 1, "width": 48, "head_dim": 16, "tied": False},
+    "wide-heads": {"heads": 2, "kv_heads": 1, "width": 48, "head_dim": 32, "depth": 1},
+    "biased": {"attention_bias": True, "mlp_bias": True, "rope_theta": 500.0, "norm_eps": 1e-6},
+}
+
+
+def config(**changes: object) -> ModelConfig:
+    """The odd shape of the tests (width 40, 5 heads of 8), changed as asked."""
+    base = {
+        "vocab_size": 97,
+        "depth": 3,
+        "width": 40,
+        "heads": 5,
+        "head_dim": 8,
+        "ffn": 70,
+        "bos_id": 0,
+        "eos_id": 1,
+        "context": 64,
+    }
+    merged = {**base, **changes}
+    merged.setdefault("kv_heads", merged["heads"])
+    return ModelConfig(**merged)  # type: ignore[arg-type]
+
+
+def decoder(seed: int = 0, **changes: object) -> Decoder:
+    """A decoder whose every tensor, norms and biases too, is random."""
+    model = Decoder(config(**changes))
+    initialise(model, seed)
+    noise = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=noise) * 0.1)
+    return model
+
+
+def ids(batch: int, length: int, vocab: int = 97, seed: int = 0) -> torch.Tensor:
+    """Random ids."""
+    return torch.randint(0, vocab, (batch, length), generator=torch.Generator().manual_seed(seed))

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from conftest import write_text
-from lilliput.errors import ConfigError
+from lilliput.errors import ConfigError, TrainingError
 from lilliput.lab.study import list_studies, run_study, show_study, study_status
 from lilliput.store import Store, read_json
 
@@ -62,7 +62,7 @@ def test_run_skip_show_and_change(write_study: Write, shared_store: Store, tmp_p
     ET.parse(folder / "figure.svg")
     readme = (folder / "README.md").read_text()
     assert f"**{claim['verdict']}**: fast is better than slow by more than 0.01 bits per byte" in readme
-    assert read_json(folder / "table.json")["cells"] == {"done": 4, "total": 4}
+    assert read_json(folder / "table.json")["cells"] == {"done": 4, "failed": 0, "total": 4}
 
     # Nothing is left to do, here or on a machine that has the results alone.
     clone = tmp_path / "clone"
@@ -159,6 +159,29 @@ def test_arms_with_different_text_need_a_common_one(
     assert recipe["corpus"][0]["source"] == "$LAB_TEXT/b.jsonl"
 
 
+def test_an_arm_that_will_not_train_is_a_result(
+    write_study: Write, shared_store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Weight decay of 10 at a rate of 1 multiplies every weight by −9 a step: infinite after a few.
+    wild = {"lr": 1, "clip": 1e30, "warmup": 0, "weight_decay": 10, "beta2": 0, "schedule": "constant"}
+    arms = {"wild": [f"train.{key}={value}" for key, value in wild.items()], "fast": ["train.lr=0.01"]}
+    claims = [{"kind": "superiority", "arm": "fast", "versus": "wild", "delta": 0}]
+    study = write_study(arms=arms, seeds=1, claims=claims, more={"train.tokens": 131_072})
+    with pytest.raises(TrainingError, match="1 cells would not train: wild, seed 0"):
+        run_study(study, results=tmp_path / "r", store=shared_store)
+    assert "| wild | would not train |" in (tmp_path / "r" / "mine" / "README.md").read_text()
+    shown = show_study("mine", results=tmp_path / "r")
+    assert shown["cells"] == {"done": 1, "failed": 1, "total": 2}
+    assert "finite" in shown["failures"][0]["reason"]
+    assert shown["verdicts"][0].startswith("not measured")
+    assert [cell["state"] for cell in study_status("mine", results=tmp_path / "r")["cells"]] == [
+        *("would not train", "done")
+    ]
+    (tmp_path / "r" / "mine" / "study.yaml").write_text("arms: [")
+    assert "mine" not in {row["name"] for row in list_studies(tmp_path / "r")}
+    assert "the study mine cannot be read" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -180,5 +203,5 @@ def test_what_cannot_run_is_refused_before_any_work(
 def test_no_time_no_cell(write_study: Write, tmp_path: Path) -> None:
     summary = run_study(write_study(), results=tmp_path / "r", store=Store(tmp_path / "s"), hours=0)
     assert summary["measured"] == []
-    assert summary["cells"] == {"done": 0, "total": 4}
+    assert summary["cells"] == {"done": 0, "failed": 0, "total": 4}
     assert study_status("mine", results=tmp_path / "r")["hours_left"] is None

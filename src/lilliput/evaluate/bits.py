@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 BITS_OF_A_BYTE = 8.0
 # Tokens of a batch by kind of device: enough to fill it, small enough for its memory.
-_BATCH_TOKENS = {"cpu": 8192, "cuda": 65536}
+_BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 # Tokens held before they are sorted by length and scored: bounds the memory whatever the text's size.
 _HELD_TOKENS = 1 << 20
 _IGNORED = -100

@@ -43,6 +43,25 @@ def finished(folder: Path, cell: Cell) -> dict[str, Any] | None:
     return found if found is not None and found["hash"] == cell.hash else None
 
 
+def _failure_file(folder: Path, cell: Cell) -> Path:
+    return folder / "cells" / f"{cell.stem}.failed.json"
+
+
+def note_failure(folder: Path, cell: Cell, reason: str) -> None:
+    """Keep that a cell would not train: that, too, is a result. The next run tries it once more."""
+    known = {"arm": cell.arm, "seed": cell.seed, "hash": cell.hash, "reason": reason}
+    write_atomic(_failure_file(folder, cell), dump(known))
+
+
+def failure(folder: Path, cell: Cell) -> str | None:
+    """Why the cell with these settings would not train, if that is what happened."""
+    path = _failure_file(folder, cell)
+    if not path.is_file() or finished(folder, cell):
+        return None
+    known = read_json(path)
+    return str(known["reason"]) if known["hash"] == cell.hash else None
+
+
 def scores(found: dict[str, Any]) -> Scores:
     """What the statistics need of a finished cell."""
     documents = found["documents"]
@@ -85,6 +104,7 @@ def measure(study: Study, cell: Cell, folder: Path, store: Store, device: str) -
     results = make(fill_in(cell.recipe, f"study {study.name}"), run, store, device=device)
     found = _record(study, cell, results, Path(results["run"]), time.monotonic() - began)
     write_atomic(cell_file(folder, cell), dump(found))
+    _failure_file(folder, cell).unlink(missing_ok=True)
     return found
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from lilliput.errors import ConfigError, TrainingError
 from lilliput.evaluate.statistics import t_quantile
-from lilliput.lab.cells import finished, measure, read_cell, taken
+from lilliput.lab.cells import failure, finished, measure, note_failure, read_cell, taken
 from lilliput.lab.spec import Cell, Study, cells_of, fill_in, find_study, read_study, studies_shipped
 from lilliput.lab.summary import summarise_study
 from lilliput.lab.write import table, verdict_lines, write_results
@@ -30,8 +30,12 @@ def list_studies(results: Path | str = RESULTS) -> list[dict[str, Any]]:
     files |= {file.parent.name: file for file in sorted(Path(results).glob("*/study.yaml"))}
     rows = []
     for name, file in sorted(files.items()):
-        study = read_study(file)
-        cells = cells_of(study, file.parent)
+        try:
+            study = read_study(file)
+            cells = cells_of(study, file.parent)
+        except ConfigError as error:
+            warn(f"the study {name} cannot be read: {error}")
+            continue
         folder = Path(results) / study.name
         rows.append(
             {
@@ -139,13 +143,14 @@ class _Session:
             if read_cell(self.folder, cell) is not None:
                 say(f"{cell.arm}, seed {cell.seed}: its settings changed, measuring it again")
             done = sum(finished(self.folder, other) is not None for other in self.cells)
-            say(f"cell {done + 1} of {len(self.cells)}: {cell.arm}, seed {cell.seed}")
+            say(f"cell {done + len(self.failed) + 1} of {len(self.cells)}: {cell.arm}, seed {cell.seed}")
             self.tried.add(cell.stem)
             try:
                 found = measure(self.study, cell, self.folder, self.store, self.device)
             except TrainingError as error:
                 warn(f"{cell.arm}, seed {cell.seed}: {error}")
                 self.failed.append(f"{cell.arm}, seed {cell.seed}")
+                note_failure(self.folder, cell, error.message)
                 return True
         self.measured.append(cell.stem)
         say(f"{cell.arm}, seed {cell.seed}: {found['value']:.4f} bits per byte")
@@ -172,10 +177,15 @@ def _found(cells: list[Cell], folder: Path) -> dict[tuple[str, int], dict[str, A
     return {(cell.arm, cell.seed): done for cell, done in found if done is not None}
 
 
+def _failed(cells: list[Cell], folder: Path) -> dict[tuple[str, int], str]:
+    reasons = ((cell, failure(folder, cell)) for cell in cells)
+    return {(cell.arm, cell.seed): why for cell, why in reasons if why is not None}
+
+
 def _write(study: Study, cells: list[Cell], folder: Path) -> dict[str, Any]:
     """Bring the results up to date; one process at a time, so that an older state never overwrites a newer."""
     with locked(folder / ".locks" / "results.lock", f"the results of {study.name}"):
-        summary = summarise_study(study, cells, _found(cells, folder))
+        summary = summarise_study(study, cells, _found(cells, folder), _failed(cells, folder))
         write_results(study, summary, folder)
     return summary
 
@@ -207,6 +217,8 @@ def _state(folder: Path, cell: Cell) -> str:
         with taken(folder, cell) as free:
             if not free:
                 return "running"
+    if failure(folder, cell) is not None:
+        return "would not train"
     return "out of date" if read_cell(folder, cell) is not None else "to do"
 
 
@@ -233,6 +245,6 @@ def show_study(name: str | Path, *, results: Path | str = RESULTS) -> dict[str, 
     file = find_study(str(name), Path(results))
     study = read_study(file)
     cells, folder = cells_of(study, file.parent), Path(results) / study.name
-    summary = summarise_study(study, cells, _found(cells, folder))
+    summary = summarise_study(study, cells, _found(cells, folder), _failed(cells, folder))
     verdicts = [line.replace("**", "") for line in verdict_lines(summary)]
     return {**summary, "table": table(summary), "verdicts": verdicts, "folder": str(folder.absolute())}

@@ -23,8 +23,13 @@ from lilliput.lab.spec import Cell, Claim, Study
 Found = Mapping[tuple[str, int], dict[str, Any]]  # (arm, seed) → a finished cell
 
 
-def summarise_study(study: Study, cells: list[Cell], found: Found) -> dict[str, Any]:
-    """Everything the table, the picture and `--json` show, from whatever cells have finished."""
+def summarise_study(
+    study: Study, cells: list[Cell], found: Found, failed: Mapping[tuple[str, int], str]
+) -> dict[str, Any]:
+    """Everything the table, the picture and `--json` show, from whatever cells have finished.
+
+    failed: why a cell would not train, by (arm, seed).
+    """
     measured = {key: scores(cell) for key, cell in found.items()}
     values = {key: cell.bits_per_byte for key, cell in measured.items()}
     variance = pooled_seed_variance(values)
@@ -33,7 +38,8 @@ def summarise_study(study: Study, cells: list[Cell], found: Found) -> dict[str, 
     arms = []
     for arm, settings in study.arm_settings().items():
         own = [cell for (name, _), cell in sorted(found.items()) if name == arm]
-        row: dict[str, Any] = {"name": arm, "settings": settings, "seeds": len(own)}
+        lost = sum(name == arm for name, _ in failed)
+        row: dict[str, Any] = {"name": arm, "settings": settings, "seeds": len(own), "failed": lost}
         if own:
             gain = None if arm == base else _gain(measured, arm, base, variance)
             row |= levels[arm].to_dict() | {"gain": gain} | _cost(own)
@@ -46,10 +52,11 @@ def summarise_study(study: Study, cells: list[Cell], found: Found) -> dict[str, 
         "metric": study.metric,
         "seeds": list(study.seeds),
         "baseline": base,
-        "cells": {"done": len(found), "total": len(cells)},
+        "cells": {"done": len(found), "failed": len(failed), "total": len(cells)},
         "arms": arms,
         "claims": [_verdict(study, claim, measured, variance) for claim in study.claims],
         "published": [figure.model_dump() for figure in study.published],
+        "failures": [{"arm": arm, "seed": seed, "reason": why} for (arm, seed), why in failed.items()],
         "seed_sd": None if variance.dof == 0 else (variance.value / 2) ** 0.5,
         "dof": variance.dof,
         "machines": _distinct([cell["machine"] for cell in found.values()]),

@@ -31,7 +31,8 @@ def table(summary: dict[str, Any]) -> str:
     lines = [_line(head), _line(["---"] * len(head))]
     for arm in summary["arms"]:
         if not arm["seeds"]:
-            lines.append(_line([arm["name"], "not measured yet", *[""] * (len(head) - 2)]))
+            said = "would not train" if arm["failed"] else "not measured yet"
+            lines.append(_line([arm["name"], said, *[""] * (len(head) - 2)]))
             continue
         gain = arm["gain"]
         spread = "" if arm["sd"] is None else f" ± {arm['sd']:.4f}"
@@ -117,6 +118,9 @@ def readme(summary: dict[str, Any]) -> str:
     parts = [f"# {summary['study']}", summary["question"]]
     if done < total:
         parts.append(f"**Unfinished**: {done} of {total} cells are measured.")
+    if summary["failures"]:
+        lines = [f"- {item['arm']}, seed {item['seed']}: {item['reason']}" for item in summary["failures"]]
+        parts.append("**Would not train**:\n\n" + "\n".join(lines))
     if lines := verdict_lines(summary):
         parts += ["## Verdict", "\n".join(f"- {line}" for line in lines)]
     parts += ["## Result", table(summary).rstrip(), "![bits per byte by arm](figure.svg)"]

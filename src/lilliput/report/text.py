@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,10 +57,11 @@ def interval_text(held: Mapping[str, Any], *, brief: bool = False) -> str:
 
 def load_lines(path: str) -> list[tuple[str, str]]:
     """How to use the model directory `path`: what for, and the lines to type."""
+    quoted = shlex.quote(path)
     return [
-        ("Write with it", f'lilliput generate {path} --prompt "Once"'),
-        ("Measure it on other text", f"lilliput evaluate {path} --text FILE"),
-        ("Train it further", f"lilliput make from={path} corpus=FILE"),
+        ("Write with it", f'lilliput generate {quoted} --prompt "Once"'),
+        ("Measure it on other text", f"lilliput evaluate {quoted} --text FILE"),
+        ("Train it further", f"lilliput make from={quoted} corpus=FILE"),
         (
             "Load it with transformers",
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n"

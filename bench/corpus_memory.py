@@ -51,11 +51,14 @@ def prepare(case: str, data: Path, folder: Path) -> Path:
                 for text in _rows(corpora / "novels.train.jsonl.xz"):
                     out.write(json.dumps({"text": text.replace(". ", f" {copy}. ")}, ensure_ascii=False) + "\n")
         elif case == "long_line":
-            for _ in range(LONG // 40):
-                out.write("forty characters without any line's end ")
+            for number in range(LONG // 40):
+                out.write(f"forty characters, no line's end {number:07d} ")
         else:
             good = json.dumps({"text": "A good row with enough text in it to be of use. " * 20}) + "\n"
-            out.write(good + '{"text": "' + "x" * LONG + '"}\n' + good.replace("good", "second"))
+            out.write(good + '{"text": "')
+            for _ in range(LONG // 1000):
+                out.write("x" * 1000)
+            out.write('"}\n' + good.replace("good", "second"))
     return file
 
 

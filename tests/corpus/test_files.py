@@ -72,3 +72,17 @@ def test_a_folder_without_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "image.png").write_text("x")
     with pytest.raises(CorpusError, match="the folder holds no file that can be read"):
         find_files(str(tmp_path), ReadReport())
+
+
+def test_links_to_folders_are_followed_once(tree: Path) -> None:
+    (tree / "link").symlink_to(tree / "deep")
+    (tree / "deep" / "circle").symlink_to(tree)
+    (tree / "lost.txt").symlink_to(tree / "nowhere.txt")
+    report = ReadReport()
+    assert names(tree, tree, report) == ["a.md", "b.txt", "deep/d.parquet", "deep/er/c.jsonl.gz"]
+    assert report.number("skipped_files") == 2
+
+
+def test_what_is_no_regular_file_is_refused() -> None:
+    with pytest.raises(CorpusError, match="neither a file nor a folder"):
+        find_files("/dev/null", ReadReport())

@@ -12,7 +12,7 @@ from lilliput.corpus.report import ReadReport
 from lilliput.corpus.sources import read_bytes, source_size
 from lilliput.corpus.split import HELD_OUT, Fingerprint, Seen, fingerprint
 from lilliput.errors import CorpusError
-from lilliput.progress import Progress, count, say
+from lilliput.progress import Progress
 from lilliput.recipe import SourceSpec
 
 _MOST_SOURCES = 1 << 16
@@ -53,7 +53,6 @@ def build_corpus(specs: Sequence[SourceSpec], out: Path) -> dict[str, Any]:
             "bytes": {"train": train.total_bytes, "dev": dev.total_bytes},
         }
     report.warn()
-    say(_summary(found))
     return {**found, "sources": per_source, "read": report.to_dict()}
 
 
@@ -61,12 +60,6 @@ class _Kept(NamedTuple):
     hash: int
     text: bytes
     source: int
-
-
-def _summary(found: dict[str, dict[str, int]]) -> str:
-    documents, size = found["documents"], found["bytes"]
-    train = f"{count(size['train'])}B in {documents['train']} documents to train on"
-    return f"corpus: {train}, {count(size['dev'])}B in {documents['dev']} held out"
 
 
 class _Split:

@@ -63,6 +63,9 @@ def find_files(source: str, report: ReadReport) -> list[SourceFile]:
     path = Path(expanded)
     if path.is_file():
         return [_explicit(path)]
+    if path.exists() and not path.is_dir():
+        mend = "write the text to a file first"
+        raise CorpusError(f"neither a file nor a folder: {expanded}", where=source, mend=mend)
     if path.is_dir():
         files = _in_folder(path, report)
     elif glob.has_magic(expanded):
@@ -100,22 +103,28 @@ def _known(paths: list[Path], report: ReadReport) -> list[SourceFile]:
     found = []
     for path in paths:
         ending, packed = endings(path)
-        if ending in _ROWS or _TEXT.fullmatch(ending):
+        if path.is_file() and (ending in _ROWS or _TEXT.fullmatch(ending)):
             found.append(SourceFile(path, _ROWS.get(ending, "text"), packed))
         else:
-            report.note("skipped_files", str(path), size=path.stat().st_size)
+            report.note("skipped_files", str(path))
     return found
 
 
 def _in_folder(folder: Path, report: ReadReport) -> list[SourceFile]:
     paths = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            path = Path(parent, name)
-            if not name.startswith(".") and path.is_file():
-                paths.append(path)
+    been: set[str] = set()
+    for parent, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        # A link may lead to a folder that was walked already, or round in a circle.
+        place = os.path.realpath(parent)
+        folders[:] = [] if place in been else sorted(name for name in folders if not name.startswith("."))
+        if place not in been:
+            paths += [Path(parent, name) for name in names if not name.startswith(".")]
+        been.add(place)
     return _known(sorted(paths), report)
+
+
+def _refuse(error: OSError) -> None:
+    raise CorpusError(f"cannot read the folder: {error.strerror}", where=str(error.filename), mend="check its rights")
 
 
 def _matching(pattern: str, report: ReadReport) -> list[SourceFile]:

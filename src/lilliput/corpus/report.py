@@ -16,7 +16,7 @@ _KINDS = {
     "long_lines": (True, "{n} lines too long for a JSONL row were skipped ({bytes} bytes)"),
     "bad_rows": (True, "{n} lines that are no JSON object were skipped ({bytes} bytes)"),
     "no_field": (True, "{n} rows without the text field were skipped"),
-    "skipped_files": (True, "{n} files in folders have an ending that is not read and were left out"),
+    "skipped_files": (True, "{n} files in folders are not text, JSONL or Parquet by their ending, and were left out"),
     "empty_rows": (False, "{n} rows hold no text and were left out"),
     "divided": (False, "{n} documents over 1 MB were divided ({bytes} bytes)"),
     "duplicates": (False, "{n} exact duplicates were dropped ({bytes} bytes)"),

@@ -21,6 +21,9 @@ from lilliput.recipe import SourceSpec
 from lilliput.store import canonical_hash, file_hash
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# Rows of a Parquet file held at once, and bytes read ahead for its column.
+_PARQUET_ROWS = 64
+_PARQUET_BUFFER = 1 << 20
 _BUILTINS = ["builtin:python"]
 
 
@@ -206,14 +209,14 @@ def _read_parquet(file: SourceFile, rows: _Rows, whole: bool) -> Iterator[bytes]
             _unpack(file, rows.report, opened)
         base = rows.report.position
         try:
-            table = parquet.ParquetFile(opened, pre_buffer=False)
+            table = parquet.ParquetFile(opened, pre_buffer=False, buffer_size=_PARQUET_BUFFER)
             if rows.field not in table.schema_arrow.names:
                 row = {column.name: "text" if "string" in str(column.type) else None for column in table.schema_arrow}
                 for _ in range(table.metadata.num_rows):
                     rows.text(row, file.where)
                 return
             done = 0
-            for batch in table.iter_batches(batch_size=256, columns=[rows.field], use_threads=False):
+            for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[rows.field], use_threads=False):
                 done += batch.num_rows
                 for value in batch.column(0).to_pylist():
                     if (document := rows.text({rows.field: value}, file.where)) is not None:

@@ -70,8 +70,8 @@ def _within(fragments: list[bytes], distinct: int) -> tuple[int, int]:
     for at, fragment in enumerate(fragments):
         text = fragment.decode()
         new = set(_RUN.findall(text)) - runs
-        # Runs that are cut for the trainer cost no more than their pieces, which are distinct as a rule.
-        size += sum(map(len, map(str.encode, new)))
+        # One more byte for the blank that the trainer keeps before most runs.
+        size += sum(map(len, map(str.encode, new))) + len(new)
         if size > distinct and at:
             return at, size
         runs |= new

@@ -172,7 +172,7 @@ def kill_once(run: Run, wanted: str, rng: random.Random) -> Kill | None:
     before, left = tail.last(), frozenset(run.hidden())
     reached = condition(wanted, run, tail)
     clock_from = {"start": lambda: True, "random": lambda: True, "after training": run.ended}
-    delay = rng.uniform(0.2, 3.0) if wanted == "start" else rng.uniform(0.0, 2.5)
+    delay = rng.uniform(0.2, 3.0) if wanted == "start" else rng.uniform(0.0, 5.0)
     process, began = run.start(), time.monotonic()
     at_work, since = wanted in ("start", "after training"), None
     while process.poll() is None:

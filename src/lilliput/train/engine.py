@@ -108,14 +108,17 @@ class Engine:
         return nullcontext()
 
     def compile(self, *, fresh: bool) -> None:
-        """Compile each layer (they share one compiled form), and prove it on one micro batch.
+        """Compile, and prove it on one micro batch.
 
-        Embedding and loss stay as they are: the compiled look-up's gradient adds atomically, in an order that
-        differs from run to run. Where it fails, a fresh run goes on without; a resumed one must not.
+        On a CPU, and where layers are sharded, each layer by itself: they share one compiled form, and the
+        embedding stays as it is, since its compiled gradient adds atomically, in an order that differs from run
+        to run. Alone on a GPU, which promises no last bits, all of the model, for the loss gains most there.
+        Where it fails, a fresh run goes on without; a resumed one must not.
         """
         if self.world.main:
-            say("compiling the layers (may take a minute)")
-        for block in parallel.blocks(self.live):
+            say("compiling (may take a minute)")
+        whole = self.device.type == "cuda" and self.world.size == 1
+        for block in [self.live] if whole else parallel.blocks(self.live):
             block.forward = torch.compile(block.forward, dynamic=False)
         micro = min(self.config.micro_sequences, self._share())
         window = torch.zeros((micro, self.config.context + 1), dtype=torch.int64, device=self.device)

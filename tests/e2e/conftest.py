@@ -1,8 +1,10 @@
 """A folder with a little real text, and one tiny model made from it by the command line, shared by all."""
 
 import inspect
+import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from lilliput.cli.main import run
 
 # Small enough for seconds on two cores, large enough to learn something.
 SMALL = ("budget.params=60k", "tokenizer.vocab_size=384", "train.tokens=30k", "evaluate.bytes=20k")
@@ -32,15 +36,41 @@ class Shell:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Lilliput's command lines, run in this process: what `Shell` does, without starting a program each time."""
+
+    capfd: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch
+
+    def __call__(self, command: str, *, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run `lilliput …`; stdout and stderr are those of the process, as a shell would see them."""
+        words = shlex.split(command)
+        assert words[0] == "lilliput"
+        self.monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode()), "utf-8"))
+        self.capfd.readouterr()
+        code = run(words[1:])
+        sys.stdout.flush()
+        out, err = self.capfd.readouterr()
+        return subprocess.CompletedProcess(words, code, out, err)
+
+
+@pytest.fixture
+def call(shell: Shell, tiny_run: dict[str, Any], capfd, monkeypatch) -> Caller:
+    """Lilliput in the folder of `shell`, with the tiny model there."""
+    monkeypatch.chdir(shell.folder)
+    return Caller(capfd, monkeypatch)
+
+
 def write_texts(folder: Path) -> None:
     """Text of the kinds people have: a plain file, a folder, JSONL."""
     import importlib
 
     sources = {name: inspect.getsource(importlib.import_module(name)) for name in _MODULES}
     (folder / "notes.txt").write_text("\n\n".join(sources.values()), encoding="utf-8")
-    (folder / "texts").mkdir()
+    (folder / "my_texts").mkdir()
     for name, text in sources.items():
-        (folder / "texts" / f"{name}.txt").write_text(text, encoding="utf-8")
+        (folder / "my_texts" / f"{name}.txt").write_text(text, encoding="utf-8")
     pieces = [piece for piece in sources["typing"].split("\n\n\n") if piece.strip()]
     rows = "".join(json.dumps({"text": piece}) + "\n" for piece in pieces[:40])
     (folder / "dev.jsonl").write_text(rows, encoding="utf-8")

@@ -1,6 +1,6 @@
 """The commands that README.md and docs/ show, and how each is tried.
 
-Fenced blocks: `console` (lines after `$ ` are commands, the others are output), `bash` (every line is one) and
+Fenced blocks: `console` (lines after `$ ` are commands, the others are output), `bash` or `sh` (every line is one) and
 `python`. A block after `<!-- not run: REASON -->` is only checked. Every `lilliput make` is cut to a tiny
 budget. Commands that install, need a GPU or run a study are checked for what they name. A command with the
 comment `# refused` must fail as a wrong request, with the error the block shows.
@@ -38,7 +38,7 @@ class Block:
         joined = self.text.replace("\\\n", " ")
         if self.language == "console":
             return [line[2:] for line in joined.splitlines() if line.startswith("$ ")]
-        if self.language == "bash":
+        if self.language in ("bash", "sh"):
             return [line for line in joined.splitlines() if line.strip() and not line.lstrip().startswith("#")]
         return []
 
@@ -53,7 +53,8 @@ class Block:
 def runs_taken_for_granted(file: Path) -> set[str]:
     """The run folders under runs/ that a document uses and makes nowhere itself."""
     text = file.read_text(encoding="utf-8")
-    made = set(re.findall(r"--out runs/([\w.-]+)", text))
+    made = set(re.findall(r"--out runs/([\w.-]+)|make\(.*\"runs/([\w.-]+)\"", text))
+    made = {name for pair in made for name in pair if name}
     if re.search(r"make demo\b", text):
         made.add("demo")
     return set(re.findall(r"\bruns/([\w.-]+)", text)) - made

@@ -28,7 +28,7 @@ def _mistakes(tiny_run, shell):
         ("make tiny corpus=rows.jsonl", "body"),
         ("make tiny corpus=builtin:ruby", "builtin:python"),
         ("make tiny corpus=notes.txt --out notes.txt", "notes.txt"),
-        ("make tiny corpus=notes.txt --out texts", "not empty"),
+        ("make tiny corpus=notes.txt --out my_texts", "not empty"),
         ("make tiny corpus=notes.txt model.width=64 model.heads=7", "7 heads"),
         ("make tiny corpus=notes.txt budget.params=25k tokenizer.vocab_size=50k", "25,000"),
         ("make tiny corpus=notes.txt train.tokens=1k train.epochs=2 train.epoch=3", "train.epochs"),
@@ -49,8 +49,8 @@ def _mistakes(tiny_run, shell):
         ("study show smke", "did you mean smoke?"),
     ],
 )
-def test_a_mistake_is_refused_before_any_work(words, message, shell):
-    done = shell(f"lilliput {words} --json")
+def test_a_mistake_is_refused_before_any_work(words, message, call):
+    done = call(f"lilliput {words} --json")
     assert done.returncode == 2, done.stderr
     error = json.loads(done.stdout)["error"]
     assert message in f"{error['message']} {error['where']} {error['mend']}"

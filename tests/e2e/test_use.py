@@ -37,12 +37,12 @@ def test_generate_writes_the_new_text_alone(shell):
     assert Path(answer["model"]).is_absolute()
 
 
-def test_a_seed_decides_the_text(shell):
-    texts = [shell(f"lilliput generate {MODEL} --max-new 30 --seed {seed}").stdout for seed in (1, 1, 2)]
+def test_a_seed_decides_the_text(call):
+    texts = [call(f"lilliput generate {MODEL} --max-new 30 --seed {seed}").stdout for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_greedy_text_is_that_of_transformers(shell):
+def test_greedy_text_is_that_of_transformers(shell, call):
     transformers = pytest.importorskip("transformers")
     path = shell.folder / MODEL
     model = transformers.AutoModelForCausalLM.from_pretrained(path)
@@ -50,13 +50,13 @@ def test_greedy_text_is_that_of_transformers(shell):
     prompt = tokenizer("def main(", return_tensors="pt")
     ids = model.generate(**prompt, max_new_tokens=30, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     theirs = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    ours = shell(f'lilliput generate {MODEL} --prompt "def main(" --max-new 30 --temperature 0')
+    ours = call(f'lilliput generate {MODEL} --prompt "def main(" --max-new 30 --temperature 0')
     assert ours.stdout == theirs
 
 
 def test_stdout_is_valid_utf8_whatever_the_model_writes(shell):
     command = [sys.executable, "-m", "lilliput.cli.main", "generate", MODEL, "--temperature", "100"]
-    for seed in range(3):
+    for seed in range(2):
         done = subprocess.run(
             [*command, "--max-new", "200", "--seed", str(seed), "--prompt", "größe ☃"],
             cwd=shell.folder, capture_output=True, check=True,
@@ -64,18 +64,18 @@ def test_stdout_is_valid_utf8_whatever_the_model_writes(shell):
         assert done.stdout.decode("utf-8")
 
 
-def test_stop_ends_before_its_text(shell):
-    whole = shell(f"lilliput generate {MODEL} --max-new 60 --seed 5").stdout
+def test_stop_ends_before_its_text(call):
+    whole = call(f"lilliput generate {MODEL} --max-new 60 --seed 5").stdout
     stop = whole[len(whole) // 2 : len(whole) // 2 + 2]
-    answer = _json(shell(f"lilliput generate {MODEL} --max-new 60 --seed 5 --json --stop '{stop}'"))
+    answer = _json(call(f"lilliput generate {MODEL} --max-new 60 --seed 5 --json --stop '{stop}'"))
     assert answer["ended"] == "stop"
     assert answer["text"] == whole[: whole.index(stop)]
 
 
-def test_the_prompt_may_come_from_stdin_and_be_too_long_or_no_utf8(shell):
-    answer = _json(shell(f"lilliput generate {MODEL} --prompt - --max-new 5 --json", stdin="import os\n"))
+def test_the_prompt_may_come_from_stdin_and_be_too_long_or_no_utf8(call, shell):
+    answer = _json(call(f"lilliput generate {MODEL} --prompt - --max-new 5 --json", stdin="import os\n"))
     assert answer["prompt"] == "import os\n"
-    long = shell(f"lilliput generate {MODEL} --prompt - --max-new 5 --json", stdin="word " * 3000)
+    long = call(f"lilliput generate {MODEL} --prompt - --max-new 5 --json", stdin="word " * 3000)
     assert _json(long)["new_tokens"] == 5
     assert "only its end is used" in long.stderr
     odd = shell(f"lilliput generate {MODEL} --prompt $'\\xff' --max-new 5 --json")
@@ -89,16 +89,16 @@ def test_a_reader_that_leaves_is_no_error(shell):
     assert done.stderr == ""
 
 
-def test_a_runs_folder_stands_for_its_model(shell):
-    assert _json(shell("lilliput generate runs/tiny --max-new 3 --json"))["model"].endswith("runs/tiny/model")
+def test_a_runs_folder_stands_for_its_model(call):
+    assert _json(call("lilliput generate runs/tiny --max-new 3 --json"))["model"].endswith("runs/tiny/model")
 
 
-def test_chat_without_a_template_continues_and_says_so(shell):
+def test_chat_without_a_template_continues_and_says_so(call):
     command = f"lilliput chat {MODEL} --max-new 10"
-    plain = shell(command, stdin="The module\n\nimport\n")
+    plain = call(command, stdin="The module\n\nimport\n")
     assert plain.returncode == 0
     assert "no chat template" in plain.stderr
-    answer = _json(shell(f"{command} --json", stdin="The module\n\nimport\n"))
+    answer = _json(call(f"{command} --json", stdin="The module\n\nimport\n"))
     assert answer["template"] is False
     assert [turn["prompt"] for turn in answer["turns"]] == ["The module", "import"]
     assert plain.stdout == "".join(f"{turn['text']}\n" for turn in answer["turns"])
@@ -114,15 +114,15 @@ def chat_model(shell, tmp_path):
     return folder
 
 
-def test_chat_with_a_template_takes_turns(shell, chat_model):
-    done = shell(f"lilliput chat {chat_model} --max-new 10 --json", stdin="Hello\nAgain\n")
+def test_chat_with_a_template_takes_turns(call, chat_model):
+    done = call(f"lilliput chat {chat_model} --max-new 10 --json", stdin="Hello\nAgain\n")
     answer = _json(done)
     assert answer["template"] is True
     assert "has a chat template" in done.stderr
     assert len(answer["turns"]) == 2
     # The first reply is what `generate` writes after the same rendered turns.
     rendered = "<user>Hello\n<assistant>"
-    same = _json(shell(f"lilliput generate {MODEL} --prompt - --max-new 10 --json", stdin=rendered))
+    same = _json(call(f"lilliput generate {MODEL} --prompt - --max-new 10 --json", stdin=rendered))
     assert answer["turns"][0]["text"] == same["text"]
 
 
@@ -155,32 +155,32 @@ def test_a_long_talk_drops_its_beginning(chat_model, capsys):
     assert "its beginning is dropped" in capsys.readouterr().err
 
 
-def test_a_template_that_cannot_be_used_is_named(shell, chat_model):
+def test_a_template_that_cannot_be_used_is_named(call, chat_model):
     for template, words in (("{% for %}", "chat template"), ("{{ raise_exception('no system turn') }}", "no system")):
         (chat_model / "chat_template.jinja").write_text(template)
-        done = shell(f"lilliput chat {chat_model} --json", stdin="Hello\n")
+        done = call(f"lilliput chat {chat_model} --json", stdin="Hello\n")
         assert done.returncode == 2
         assert words in json.loads(done.stdout)["error"]["message"]
 
 
-def test_evaluate_gives_bits_per_byte_and_its_interval(shell):
-    answer = _json(shell(f"lilliput evaluate {MODEL} --text dev.jsonl --json"))
+def test_evaluate_gives_bits_per_byte_and_its_interval(call):
+    answer = _json(call(f"lilliput evaluate {MODEL} --text dev.jsonl --json"))
     bits = answer["bits_per_byte"]
     assert set(bits) == {"value", "low", "high"}
     assert bits["low"] <= bits["value"] <= bits["high"]
     assert answer["tasks"] == {}
     assert answer["documents"] == 40
     assert Path(answer["model"]).is_absolute()
-    plain = shell(f"lilliput evaluate {MODEL} --text dev.jsonl --quiet")
+    plain = call(f"lilliput evaluate {MODEL} --text dev.jsonl --quiet")
     assert f"{bits['value']:.4f}" in plain.stdout
     assert plain.stderr == ""
 
 
-def test_evaluate_takes_several_files_and_single_documents(shell):
-    one = _json(shell(f"lilliput evaluate {MODEL} --text texts/json.txt --json"))
+def test_evaluate_takes_several_files_and_single_documents(call):
+    one = _json(call(f"lilliput evaluate {MODEL} --text my_texts/json.txt --json"))
     assert one["documents"] == 1
     assert one["bits_per_byte"]["low"] is None
-    both = _json(shell(f"lilliput evaluate {MODEL} --text texts/json.txt texts/typing.txt --json"))
-    repeated = _json(shell(f"lilliput evaluate {MODEL} --text texts/json.txt --text texts/typing.txt --json"))
+    both = _json(call(f"lilliput evaluate {MODEL} --text my_texts/json.txt my_texts/textwrap.txt --json"))
+    repeated = _json(call(f"lilliput evaluate {MODEL} --text my_texts/json.txt --text my_texts/textwrap.txt --json"))
     assert both["documents"] == 2
     assert both["bits_per_byte"] == repeated["bits_per_byte"]

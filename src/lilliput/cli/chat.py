@@ -45,7 +45,7 @@ def chat(
         if line.strip():
             text, ended = _answer(conversation, clean(line), show=not as_json)
             turns.append({"prompt": line, "text": text, "ended": ended})
-    return Answer({"model": str(writer.path), "template": conversation.template, "turns": turns}, None)
+    return Answer({"model": str(writer.path.absolute()), "template": conversation.template, "turns": turns}, None)
 
 
 def _read_line() -> str | None:

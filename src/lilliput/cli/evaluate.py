@@ -47,7 +47,7 @@ def evaluate(
     report.warn()
     score = bits.to_dict()
     data = {
-        "model": str(path),
+        "model": str(path.absolute()),
         "bits_per_byte": {name: score.pop(name) for name in ("value", "low", "high")},
         "tasks": {},
         **score,

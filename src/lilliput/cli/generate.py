@@ -44,7 +44,7 @@ def generate(
     if not as_json and sys.stdout.isatty() and not written.endswith("\n"):
         write_all(1, "\n")
     data = {
-        "model": str(writer.path),
+        "model": str(writer.path.absolute()),
         "prompt": text,
         "text": written,
         "prompt_tokens": len(ids),

@@ -21,7 +21,7 @@ Device = Annotated[str, typer.Option(help="`auto`, `cpu` or `cuda`.")]
 
 def model_folder(path: Path) -> Path:
     """The model directory that a person means: `path`, or the one inside if `path` is a run's folder."""
-    path = path.expanduser().resolve()
+    path = path.expanduser()
     inside = path / "model"
     return inside if not (path / "config.json").exists() and (inside / "config.json").exists() else path
 

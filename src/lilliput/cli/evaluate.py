@@ -51,9 +51,15 @@ def evaluate(
         "bits_per_byte": {name: score.pop(name) for name in ("value", "low", "high")},
         "tasks": {},
         **score,
-        "text": [str(Path(source).expanduser().resolve()) for source in sources],
+        "text": [_named(source) for source in sources],
     }
     return Answer(data, _lines(data))
+
+
+def _named(source: str) -> str:
+    """A file or folder by its absolute path; a pattern, `hf:` or `builtin:` source as given."""
+    path = Path(source).expanduser()
+    return str(path.absolute()) if path.exists() else source
 
 
 def _lines(data: dict[str, Any]) -> str:

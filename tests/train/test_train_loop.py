@@ -16,6 +16,7 @@ import torch
 from train_support import CPU, Stream, model, same, settings, steps_in, stream
 
 from lilliput.errors import CheckpointError, StorageError, TrainingError
+from lilliput.train.interrupt import Interrupt
 from lilliput.train.loop import train
 from lilliput.train.metrics import read_metrics
 from lilliput.train.order import Cursor, Loader
@@ -290,8 +291,9 @@ class Slow(Stream):
 
     def batch(self, indices: np.ndarray, context: int) -> np.ndarray:
         if self.reads == 0:
-            os.kill(os.getpid(), self.number)
-            time.sleep(0.01)
+            for _ in range(2):  # torchrun passes the terminal's signal on: it comes twice
+                os.kill(os.getpid(), self.number)
+                time.sleep(0.01)
         self.reads -= 1
         return super().batch(indices, context)
 
@@ -310,6 +312,18 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path: Path, number: int) -> None
     train(whole, stream(), settings(), tmp_path / "whole", device=CPU)
     train(again, stream(), settings(), tmp_path, device=CPU)
     assert same(whole, again)
+
+
+def test_a_second_ctrl_c_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lilliput.train.interrupt.SAME_SECONDS", 0.01)
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        assert interrupt.asked
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.05)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_thread_may_train_though_it_gets_no_signals(tmp_path: Path) -> None:

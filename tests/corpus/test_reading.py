@@ -123,7 +123,7 @@ def test_invalid_utf8_is_replaced_counted_and_told(tmp_path: Path, capsys: pytes
     assert documents == ["gar\ufffdon " * 3 + "valid 中 end \ufffd\ufffd"]
     assert report.number("invalid_utf8") == 5
     report.warn()
-    assert "5 bytes are not UTF-8" in capsys.readouterr().err
+    assert "not UTF-8, each replaced by U+FFFD: 5 (first: " in capsys.readouterr().err
 
 
 def test_a_character_across_chunks_is_no_flaw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_rows_that_cannot_be_used_are_counted(tmp_path: Path, capsys: pytest.Cap
     assert {kind: seen.n for kind, seen in report.odd.items()} == {"bad_rows": 4, "no_field": 2, "empty_rows": 1}
     report.warn()
     told = capsys.readouterr().err
-    assert "4 lines that are no JSON object" in told
+    assert "no JSON object, skipped: 4" in told
     assert "rows.jsonl, row 2" in told
 
 
@@ -228,7 +228,7 @@ def test_empty_files_are_counted_and_an_empty_source_is_refused(tmp_path: Path) 
     (tmp_path / "b.txt").write_text("  \n\n  \n")
     error = refusal(tmp_path)
     assert "no text" in error.message
-    assert "1 empty files" in error.message
+    assert "empty files, which gave no text: 1" in error.message
     (tmp_path / "c.txt").write_text("text")
     documents, report = read(tmp_path)
     assert documents == ["text"]

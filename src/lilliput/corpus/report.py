@@ -6,20 +6,20 @@ from dataclasses import dataclass, field
 
 from lilliput.progress import count, say, warn
 
-# kind -> (whether a person must hear of it, the sentence)
+# kind -> (whether text was changed or lost, what was met and done)
 _KINDS = {
-    "invalid_utf8": (True, "{n} bytes are not UTF-8; each was replaced by U+FFFD"),
-    "lone_surrogates": (True, "{n} lone surrogates in JSON strings are no characters; replaced by U+FFFD"),
-    "nul": (True, "{n} NUL characters in the text were kept"),
-    "empty_files": (True, "{n} empty files gave no text"),
-    "truncated": (True, "{n} compressed files end too early; the part before the break was used"),
-    "long_lines": (True, "{n} lines too long for a JSONL row were skipped ({bytes} bytes)"),
-    "bad_rows": (True, "{n} lines that are no JSON object were skipped ({bytes} bytes)"),
-    "no_field": (True, "{n} rows without the text field were skipped"),
-    "skipped_files": (True, "{n} files in folders are not text, JSONL or Parquet by their ending, and were left out"),
-    "empty_rows": (False, "{n} rows hold no text and were left out"),
-    "divided": (False, "{n} documents over 1 MB were divided ({bytes} bytes)"),
-    "duplicates": (False, "{n} exact duplicates were dropped ({bytes} bytes)"),
+    "invalid_utf8": (True, "bytes that are not UTF-8, each replaced by U+FFFD"),
+    "lone_surrogates": (True, "lone surrogates in JSON strings, which are no characters, replaced by U+FFFD"),
+    "nul": (True, "NUL characters in the text, kept"),
+    "empty_files": (True, "empty files, which gave no text"),
+    "truncated": (True, "compressed files that end too early, of which the part before the break was used"),
+    "long_lines": (True, "lines too long for a JSONL row, skipped"),
+    "bad_rows": (True, "lines that are no JSON object, skipped"),
+    "no_field": (True, "rows without text in the field, skipped"),
+    "skipped_files": (True, "files that are not text, JSONL or Parquet by their ending, left out"),
+    "empty_rows": (False, "rows that hold no text, left out"),
+    "divided": (False, "documents that are too long, divided"),
+    "duplicates": (False, "exact duplicates, dropped"),
 }
 
 
@@ -56,12 +56,12 @@ class ReadReport:
         return self.odd[kind].n if kind in self.odd else 0
 
     def lines(self) -> list[tuple[bool, str]]:
-        """(is a warning, sentence) for every kind that was met."""
+        """(is a warning, message) for every kind that was met."""
         found = []
-        for kind, (serious, sentence) in _KINDS.items():
+        for kind, (serious, what) in _KINDS.items():
             if seen := self.odd.get(kind):
-                text = sentence.format(n=seen.n, bytes=count(seen.bytes))
-                found.append((serious, f"{text} (first: {seen.first})" if seen.first else text))
+                size = f", {count(seen.bytes)}B" if seen.bytes and seen.bytes != seen.n else ""
+                found.append((serious, f"{what}: {seen.n}{size} (first: {seen.first})"))
         return found
 
     def warn(self) -> None:

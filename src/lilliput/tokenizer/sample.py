@@ -18,7 +18,7 @@ from lilliput.corpus.split import fingerprint
 from lilliput.progress import Progress
 
 SAMPLE_BYTES = 32_000_000
-DISTINCT_BYTES = 6_000_000
+DISTINCT_BYTES = 5_000_000
 LONGEST_RUN = 64
 _FRAGMENT = 16_000
 _RUN = re.compile(r"\w+|[^\w\s]+")

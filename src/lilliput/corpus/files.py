@@ -43,7 +43,17 @@ class SourceFile:
     @property
     def where(self) -> str:
         """How the file is named in messages."""
-        return str(self.path)
+        return printable(self.path)
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self.path.stat().st_size
+
+
+def printable(path: Path) -> str:
+    """A path as text that can be printed and stored, even if its name is no valid UTF-8."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def endings(path: Path) -> tuple[str, str]:
@@ -106,7 +116,7 @@ def _known(paths: list[Path], report: ReadReport) -> list[SourceFile]:
         if path.is_file() and (ending in _ROWS or _TEXT.fullmatch(ending)):
             found.append(SourceFile(path, _ROWS.get(ending, "text"), packed))
         else:
-            report.note("skipped_files", str(path))
+            report.note("skipped_files", printable(path))
     return found
 
 

@@ -8,15 +8,17 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import IO, Any
 
 from lilliput.corpus import hub
 from lilliput.corpus.builtin import python_texts
 from lilliput.corpus.divide import divide, pieces
-from lilliput.corpus.files import SourceFile, find_files
+from lilliput.corpus.files import SourceFile, find_files, printable
 from lilliput.corpus.report import ReadReport
 from lilliput.corpus.streams import LONGEST_LINE, clean, lines, read_chunks
 from lilliput.errors import CorpusError, MissingExtra, nearest
+from lilliput.progress import Progress
 from lilliput.recipe import SourceSpec
 from lilliput.store import canonical_hash, file_hash
 
@@ -72,14 +74,20 @@ def source_identity(spec: SourceSpec) -> dict[str, Any]:
     if spec.source.startswith("hf:"):
         return {**hub.identity(spec.source), "field": spec.field}
     files = find_files(spec.source, ReadReport())
-    return {"files": [[file.path.name, file_hash(file.path)] for file in files], "field": spec.field}
+    found, done = [], 0
+    with Progress("checking the sources", sum(file.size for file in files), "B") as progress:
+        for file in files:
+            found.append([printable(Path(file.path.name)), file_hash(file.path)])
+            done += file.size
+            progress.update(done)
+    return {"files": found, "field": spec.field}
 
 
 def source_size(spec: SourceSpec) -> int | None:
     """Bytes a source takes on disk, for progress; None where that is not known before reading."""
     if spec.source.startswith(("builtin:", "hf:")):
         return None
-    return sum(file.path.stat().st_size for file in find_files(spec.source, ReadReport()))
+    return sum(file.size for file in find_files(spec.source, ReadReport()))
 
 
 def _raw_documents(spec: SourceSpec, rows: _Rows, whole: bool) -> Iterator[tuple[str, bytes]]:
@@ -100,7 +108,7 @@ def _raw_documents(spec: SourceSpec, rows: _Rows, whole: bool) -> Iterator[tuple
         mend = "download it and name the file"
         raise CorpusError("an address is no source", where=spec.source, mend=mend)
     for file in find_files(spec.source, report):
-        if file.path.stat().st_size == 0:
+        if not file.size:
             report.note("empty_files", file.where)
             continue
         report.files += 1
@@ -223,7 +231,7 @@ def _read_parquet(file: SourceFile, rows: _Rows, whole: bool) -> Iterator[bytes]
                         yield document
                 if not file.compression:
                     share = done / max(1, table.metadata.num_rows)
-                    rows.report.position = base + int(share * file.path.stat().st_size)
+                    rows.report.position = base + int(share * file.size)
         except (pyarrow.ArrowException, OSError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CorpusError(f"not a sound Parquet file: {reason}", where=file.where, mend="write it anew") from None

@@ -121,7 +121,7 @@ def read_chunks(file: SourceFile, report: ReadReport) -> Iterator[bytes]:
             given += len(data)
             report.position = base + raw.tell()
             yield data
-    report.position = base + file.path.stat().st_size
+    report.position = base + file.size
 
 
 def check_head(head: bytes, where: str) -> None:

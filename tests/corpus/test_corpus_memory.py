@@ -1,0 +1,18 @@
+"""Memory stays within what is promised (the measurement is bench/corpus_memory.py)."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "bench" / "corpus_memory.py"
+
+
+@pytest.mark.slow
+@pytest.mark.data
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("case", ["novels", "chinese", "long_line", "long_row"])
+def test_peak_memory_is_bounded(data_dir: Path, case: str) -> None:
+    done = subprocess.run([sys.executable, BENCH, case, "--data", data_dir], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -19,7 +19,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,13 +73,24 @@ class Run:
         fixed = ["make", "tiny", f"corpus={self.text}", f"--out={self.folder}", "--json"]
         return [sys.executable, "-c", entry, *fixed, *self.settings]
 
-    def start(self) -> subprocess.Popen[str]:
+    @contextmanager
+    def start(self) -> Iterator[subprocess.Popen[str]]:
+        """The command at work; whatever happens here, it does not outlive the block."""
         log = open(self.folder.parent / f"{self.folder.name}.log", "a")  # noqa: SIM115  (the child's)
         environment = {**os.environ, "LILLIPUT_STORE": str(self.store), "HF_HUB_OFFLINE": "1"}
         pipe = subprocess.PIPE
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(), stdout=pipe, stderr=log, env=environment, text=True, start_new_session=True
         )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+            log.close()
 
     def rows(self) -> list[dict[str, Any]]:
         return read_metrics(self.folder / "metrics.jsonl")
@@ -170,10 +182,29 @@ def kill_once(run: Run, wanted: str, rng: random.Random) -> Kill | None:
     """Start the command and kill it; None if it finished before the moment came."""
     tail = Tail(run.folder / "metrics.jsonl")
     before, left = tail.last(), frozenset(run.hidden())
+    delay = rng.uniform(0.2, 3.0) if wanted == "start" else rng.uniform(0.0, 5.0)
+    began = time.monotonic()
+    with run.start() as process:
+        if not stopped_at(run, wanted, process, delay):
+            process.communicate()
+            return None
+        return Kill(
+            wanted=wanted,
+            phase=phase_now(run, tail, before, left),
+            seconds=round(time.monotonic() - began, 2),
+            step=int(tail.last().get("step", 0)),
+            checkpoint=run.newest(),
+            half_written=run.half_written(left),
+            store=run.store.name,
+        )
+
+
+def stopped_at(run: Run, wanted: str, process: subprocess.Popen[str], delay: float) -> bool:
+    """Wait for the moment and stop the process there (SIGSTOP); False if it finished before."""
+    tail = Tail(run.folder / "metrics.jsonl")
+    before, left = tail.last(), run.hidden()
     reached = condition(wanted, run, tail)
     clock_from = {"start": lambda: True, "random": lambda: True, "after training": run.ended}
-    delay = rng.uniform(0.2, 3.0) if wanted == "start" else rng.uniform(0.0, 5.0)
-    process, began = run.start(), time.monotonic()
     at_work, since = wanted in ("start", "after training"), None
     while process.poll() is None:
         time.sleep(POLL)
@@ -184,35 +215,21 @@ def kill_once(run: Run, wanted: str, rng: random.Random) -> Kill | None:
         if since is None and wanted in clock_from and clock_from[wanted]():
             since = time.monotonic()
         if since is not None and time.monotonic() - since > delay:
-            break
+            group(process, signal.SIGSTOP)
+            return True
         if reached():
             group(process, signal.SIGSTOP)
             if reached():
-                break
+                return True
             group(process, signal.SIGCONT)
-    if process.poll() is not None:
-        process.communicate()
-        return None
-    group(process, signal.SIGSTOP)
-    kill = Kill(
-        wanted=wanted,
-        phase=phase_now(run, tail, before, left),
-        seconds=round(time.monotonic() - began, 2),
-        step=int(tail.last().get("step", 0)),
-        checkpoint=run.newest(),
-        half_written=run.half_written(left),
-        store=run.store.name,
-    )
-    group(process, signal.SIGKILL)
-    process.communicate()
-    return kill
+    return False
 
 
 def finish(run: Run) -> tuple[dict[str, Any], float]:
     """Run the command to its end: its JSON answer and the seconds it took."""
     began = time.monotonic()
-    process = run.start()
-    out, _ = process.communicate()
+    with run.start() as process:
+        out, _ = process.communicate()
     if process.returncode:
         log = (run.folder.parent / f"{run.folder.name}.log").read_text()
         raise RuntimeError(f"the command failed ({process.returncode}): {log[-2000:]}")

@@ -14,5 +14,6 @@ BENCH = Path(__file__).resolve().parents[2] / "bench" / "corpus_memory.py"
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("case", ["novels", "chinese", "long_line", "long_row"])
 def test_peak_memory_is_bounded(data_dir: Path, case: str) -> None:
-    done = subprocess.run([sys.executable, BENCH, case, "--data", data_dir], capture_output=True, text=True, check=False)
+    command = [sys.executable, BENCH, case, "--data", data_dir]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

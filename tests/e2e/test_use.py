@@ -1,6 +1,8 @@
 """`generate`, `chat` and `evaluate` on a model just made."""
 
 import json
+import os
+import select
 import shutil
 import subprocess
 import sys
@@ -102,6 +104,34 @@ def test_chat_without_a_template_continues_and_says_so(call):
     assert answer["template"] is False
     assert [turn["prompt"] for turn in answer["turns"]] == ["The module", "import"]
     assert plain.stdout == "".join(f"{turn['text']}\n" for turn in answer["turns"])
+
+
+def _until(terminal, sign):
+    seen = b""
+    while sign not in seen:
+        assert select.select([terminal], [], [], 60)[0], seen
+        seen += os.read(terminal, 4096)
+    return seen.decode()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such terminals")
+def test_in_a_terminal_ctrl_c_ends_the_reply_and_ctrl_d_the_talk(shell):
+    import pty
+
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(shell.folder)
+        words = [sys.executable, "-m", "lilliput.cli.main", "chat", MODEL, "--max-new", "1000000", "--stop", ""]
+        os.execv(sys.executable, words)
+    _until(terminal, b"> ")
+    os.write(terminal, b"The module\n")
+    _until(terminal, b"module\r\n")
+    _until(terminal, b" ")
+    os.write(terminal, b"\x03")
+    _until(terminal, b"\n> ")
+    os.write(terminal, b"\x04")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    os.close(terminal)
 
 
 @pytest.fixture

@@ -58,9 +58,11 @@ def _read_line() -> str | None:
 
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401
-    print("> ", end="", file=sys.stderr, flush=True)
+    if not sys.stdout.isatty():
+        # The prompt belongs on the screen, the text in the file.
+        print("> ", end="", file=sys.stderr, flush=True)
     try:
-        return input()
+        return input("> " if sys.stdout.isatty() else "")
     except (EOFError, KeyboardInterrupt):
         print(file=sys.stderr)
         return None

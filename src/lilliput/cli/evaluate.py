@@ -29,7 +29,8 @@ def evaluate(
     sources = [*(text or []), *(more or [])]
     if not sources:
         raise UserError("nothing to evaluate on", where="lilliput evaluate", mend="name a file: --text FILE")
-    from lilliput.corpus.sources import ReadReport, read_source
+    from lilliput.corpus.report import ReadReport
+    from lilliput.corpus.sources import read_source
     from lilliput.device import pick_device
     from lilliput.evaluate.bits import bits_per_byte
     from lilliput.export.hf import load_model_dir

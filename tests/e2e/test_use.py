@@ -121,7 +121,8 @@ def test_in_a_terminal_ctrl_c_ends_the_reply_and_ctrl_d_the_talk(shell):
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(shell.folder)
-        words = [sys.executable, "-m", "lilliput.cli.main", "chat", MODEL, "--max-new", "1000000", "--stop", ""]
+        words = [sys.executable, "-m", "lilliput.cli.main", "chat", MODEL, "--max-new", "1000000"]
+        words += ["--temperature", "0"]
         os.execv(sys.executable, words)
     _until(terminal, b"> ")
     os.write(terminal, b"The module\n")

@@ -106,11 +106,17 @@ def closing(made: dict[str, Any]) -> str:
     lines += [
         "",
         "Next:",
-        f'  lilliput generate {model} --prompt "Once upon a time"',
+        f"  lilliput generate {model} --prompt {shlex.quote(_opening(made['samples']))}",
         f"  lilliput chat {model}",
         f"  lilliput evaluate {model} --text FILE",
     ]
     return "\n".join(lines)
+
+
+def _opening(samples: list[dict[str, Any]]) -> str:
+    """A few words to begin with, of the kind the model knows."""
+    words = samples[0]["prompt"].split()[:4] if samples else []
+    return " ".join(words) or "Once upon a time"
 
 
 def _shown(text: str) -> list[str]:

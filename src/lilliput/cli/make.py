@@ -115,8 +115,8 @@ def closing(made: dict[str, Any]) -> str:
 
 def _opening(samples: list[dict[str, Any]]) -> str:
     """A few words to begin with, of the kind the model knows."""
-    words = samples[0]["prompt"].split()[:4] if samples else []
-    return " ".join(words) or "Once upon a time"
+    first = samples[0]["prompt"].strip().splitlines()[:1] if samples else []
+    return textwrap.shorten("".join(first), 32, placeholder="") or "Once upon a time"
 
 
 def _shown(text: str) -> list[str]:

@@ -21,9 +21,9 @@ from lilliput.store import default_root
 _IMPORTED_AS = {"pyyaml": "yaml"}
 # What each extra of pyproject.toml adds, for people.
 _ADDS = {
-    "hf": "corpora of the Hugging Face hub, comparison with transformers",
+    "hf": "data sets of the Hugging Face hub",
     "data": "Parquet and .zst files",
-    "lab": "studies: t quantiles of pooled seeds",
+    "lab": "verdicts of studies",
     "log": "TensorBoard",
 }
 _LITTLE_DISK = 5e9
@@ -129,7 +129,7 @@ def _advice(data: dict[str, Any]) -> list[str]:
         advice.append("no Python.h: torch.compile on a CPU needs it (install python3-dev or its like)")
     for name, extra in data["extras"].items():
         if not extra["present"]:
-            advice.append(f"without {', '.join(extra['missing'])}: no {_ADDS[name]} ({extra['install']})")
+            advice.append(f"for {_ADDS[name]}: {extra['install']}")
     return advice
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lilliput.errors import CheckpointError, TrainingError
+from lilliput.model.heap import keep_freed_memory
 from lilliput.progress import say, warn
 from lilliput.train import parallel
 from lilliput.train.config import TrainConfig
@@ -39,6 +40,8 @@ class Engine:
         self.model, self.config, self.device, self.world = model, config, device, world
         torch.set_num_threads(max(1, config.threads // world.local_size))
         self.objective = OBJECTIVES[config.objective]
+        if device.type == "cpu":
+            keep_freed_memory()
         model.to(device)
         self._build()
 

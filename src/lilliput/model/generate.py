@@ -3,12 +3,15 @@
 At width 256 a token is some tens of microseconds of arithmetic, so what counts is the number of operator calls.
 `Generator` therefore works on its own copy of the weights, prepared once: norm scales folded into the matrices
 that follow them, q, k, v joined, gate and up joined, and the rotary pairs of q and k made neighbours, so that
-turning them is one complex product. The logits are the decoder's up to rounding.
+turning them is one complex product. The logits are the decoder's up to rounding. Where a step is that small it
+runs on one thread: waking the others would cost more than they bring, above all on a busy machine.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -17,6 +20,23 @@ from torch.nn import functional as F
 from lilliput.errors import ConfigError, ModelError
 from lilliput.model.decoder import Decoder
 from lilliput.model.layers import Attention, Block
+
+# Multiplications a step below which one thread is best: measured, two gain nothing at 4 million.
+_ONE_THREAD = 1 << 24
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Compute with at most `count` CPU threads inside."""
+    before = torch.get_num_threads()
+    if before <= count:
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _neighbours(rows: Tensor, heads: int, head_dim: int) -> Tensor:
@@ -76,6 +96,12 @@ class Generator:
         length, start = ids_BT.shape[1], self.position
         if start + length > self.config.context or (start and length > 1):
             raise ModelError(f"{length} ids cannot follow {start} in a context of {self.config.context}")
+        small = ids_BT.numel() * self.config.matrix_parameters() < _ONE_THREAD
+        with _threads(1 if small else sys.maxsize):
+            return self._feed(ids_BT)
+
+    def _feed(self, ids_BT: Tensor) -> Tensor:
+        length, start = ids_BT.shape[1], self.position
         x_ND = F.embedding(ids_BT, self.embedding).view(-1, self.config.width)
         turn_TE = self.turn_TE[start : start + length, None]
         for index, layer in enumerate(self.layers):

@@ -109,6 +109,7 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
                 with open(file, "rb") as opened:
                     os.fsync(opened.fileno())
         os.chmod(temporary, 0o777 & ~_umask())
+        fsync_dir(temporary)
         if path.exists():
             old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
             os.replace(path, old / path.name)

@@ -4,6 +4,7 @@ python -m torch.distributed.run … parallel_child.py FOLDER STEPS BATCH [compil
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -11,14 +12,15 @@ from safetensors.torch import save_file
 from train_support import CPU, model, settings, stream
 
 from lilliput.train.loop import train
-from lilliput.train.parallel import is_main, stop
+from lilliput.train.parallel import stop
 
 folder, steps, batch = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+is_main = os.environ["RANK"] == "0"
 net = model()
 config = settings(steps=steps, batch_sequences=batch, eval_every=10, micro_sequences=2, compile="compile" in sys.argv)
-evaluator = (lambda given: {"norm": float(given.model.norm.weight.detach().sum())}) if is_main() else (lambda _: {})
+evaluator = (lambda given: {"norm": float(given.model.norm.weight.detach().sum())}) if is_main else (lambda _: {})
 result = train(net, stream(), config, folder, device=CPU, evaluator=evaluator)
-if is_main():
+if is_main:
     save_file(net.state_dict(), folder / "weights.safetensors")
     (folder / "result.json").write_text(json.dumps(result.to_dict()))
 stop()

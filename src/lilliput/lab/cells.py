@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,6 +105,8 @@ def measure(study: Study, cell: Cell, folder: Path, store: Store, device: str) -
     results = make(fill_in(cell.recipe, f"study {study.name}"), run, store, device=device)
     found = _record(study, cell, results, Path(results["run"]), time.monotonic() - began)
     write_atomic(cell_file(folder, cell), dump(found))
+    # A study of many cells would fill the disk: the weights stay, the optimizer's state is needed no more.
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
     _failure_file(folder, cell).unlink(missing_ok=True)
     return found
 

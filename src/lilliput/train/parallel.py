@@ -7,6 +7,7 @@ order). All processes must see the run's folder; only the first writes.
 
 from __future__ import annotations
 
+import atexit
 import copy
 import os
 import warnings
@@ -21,8 +22,6 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
-
-from lilliput.device import pick_device
 
 # While the first process evaluates and saves, the others wait.
 _PATIENCE = timedelta(hours=6)
@@ -65,17 +64,8 @@ def start(device: torch.device) -> World:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+        atexit.register(stop)
     return World(dist.get_rank(), size, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def is_main() -> bool:
-    """Whether this process is the first of those `torchrun` started, or the only one."""
-    return int(os.environ.get("RANK", "0")) == 0
-
-
-def wait_for_main() -> None:
-    """Until all processes of `torchrun` are here: the others call it to let the first finish its files."""
-    start(pick_device()).wait()
 
 
 def stop() -> None:

@@ -134,6 +134,7 @@ def _record(study: Study, cell: Cell, results: dict[str, Any], run: Path, wall: 
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "curve": _curve(rows, "loss"),
         "held_out_curve": _curve(rows, "bits_per_byte"),
+        "samples": results["samples"],
         "recipe": cell.recipe.to_dict(),
         "documents": {
             "text_hash": held["text_hash"],

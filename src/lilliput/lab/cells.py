@@ -146,7 +146,8 @@ def _record(study: Study, cell: Cell, results: dict[str, Any], run: Path, wall: 
 
 def _curve(rows: list[dict[str, Any]], name: str) -> list[list[float]]:
     """[tokens, value] pairs, few enough for a small file."""
-    pairs = [(row["tokens"], {**row, **(row.get("evaluation") or {})}.get(name)) for row in rows]
+    # A row that tells of a return to a checkpoint counts no tokens.
+    pairs = [(row["tokens"], {**row, **(row.get("evaluation") or {})}.get(name)) for row in rows if "tokens" in row]
     kept = [(float(x), float(y)) for x, y in pairs if y is not None and math.isfinite(y)]
     xs, ys = thin([x for x, _ in kept], [y for _, y in kept], _CURVE_POINTS)
     return [[round(x), round(y, 5)] for x, y in zip(xs, ys, strict=True)]

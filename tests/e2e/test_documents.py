@@ -17,7 +17,16 @@ def test_every_link_leads_somewhere(name):
     for target in LINK.findall(file.read_text(encoding="utf-8")):
         if "://" in target or target.startswith("#"):
             continue
-        assert (file.parent / target.split("#")[0]).exists(), f"{name}: {target}"
+        path, _, anchor = target.partition("#")
+        assert (file.parent / path).exists(), f"{name}: {target}"
+        if anchor:
+            assert anchor in _anchors(file.parent / path), f"{name}: {target}"
+
+
+def _anchors(file: Path) -> set[str]:
+    """The anchors of a page's headings."""
+    titles = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("name", FILES)

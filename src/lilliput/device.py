@@ -26,12 +26,15 @@ def pick_device(name: str = "auto") -> torch.device:
     gpu = torch.cuda.is_available()
     if name == "auto":
         name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpu else "cpu"
-    if name.startswith("cuda") and not gpu:
-        raise ConfigError("no GPU that torch can use", where=f"device={name}", mend="use device=cpu")
     try:
-        return torch.device(name)
+        chosen = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"no such device: {name}", where="device", mend="auto, cpu or cuda") from None
+    if chosen.type not in ("cpu", "cuda"):
+        raise ConfigError(f"no work is done on {chosen.type}", where=f"device {name}", mend="auto, cpu or cuda")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ConfigError("no such GPU that torch can use", where=f"device {name}", mend="cpu, or another number")
+    return chosen
 
 
 def threads() -> int:

@@ -20,18 +20,36 @@ from lilliput import device as machine
 from lilliput.corpus.build import build_corpus
 from lilliput.corpus.documents import Documents
 from lilliput.corpus.shards import Shards, pack
-from lilliput.corpus.sources import source_identity
 from lilliput.errors import ConfigError
-from lilliput.export.hf import load_model_dir, read_config
+from lilliput.export.hf import read_config
 from lilliput.export.weights import WEIGHTS, read_weights, write_weights
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
 from lilliput.model.init import initialise
 from lilliput.plan.rules import derive_shape, describe
-from lilliput.progress import count, say
-from lilliput.recipe import Recipe, SourceSpec, build_recipe
-from lilliput.results import Made, finish, score_on_the_way
-from lilliput.store import Stage, Store, canonical_hash, file_hash, locked, read_json, write_atomic, write_json
+from lilliput.progress import configure, count, say
+from lilliput.recipe import Recipe, build_recipe
+from lilliput.results import FILES, Made, finish, places, score_on_the_way
+from lilliput.settle import (
+    FREE_SETTINGS,
+    check_request,
+    difference,
+    identify,
+    read_notes,
+    settle,
+    training_identity,
+)
+from lilliput.store import (
+    Stage,
+    Store,
+    canonical_hash,
+    clear_abandoned,
+    file_hash,
+    locked,
+    read_json,
+    write_atomic,
+    write_json,
+)
 from lilliput.tokenizer.load import Tokenizer
 from lilliput.tokenizer.train import train_tokenizer
 from lilliput.train import parallel
@@ -55,8 +73,13 @@ def make(recipe: Recipe, out: Path | str, store: Store | None = None, *, device:
     work where the request cannot be met.
     """
     run = Run.prepare(recipe, Path(out), store or Store(), device)
-    with locked(run.folder / ".lock", str(run.folder)) if run.world.main else nullcontext():
-        return run.finished() or run.make()
+    main = run.world.main
+    with locked(run.folder / ".lock", str(run.folder)) if main else nullcontext():
+        # One process looks and decides for all: files appear while the others look.
+        found = run.finished() if main else None
+        if run.decide(found is not None):
+            return found or {}
+        return run.make()
 
 
 @dataclass
@@ -74,38 +97,47 @@ class Run:
     def prepare(cls, recipe: Recipe, out: Path, store: Store, device: str) -> Run:
         """Check the request; nothing is written yet."""
         chosen = machine.pick_device(device)
-        if recipe.source is None:
-            derive_shape(recipe)
+        check_request(recipe)
         if out.exists() and not out.is_dir():
             raise ConfigError("the run directory is a file", where=str(out), mend="give another --out")
-        inputs = _identify(recipe)
-        return cls(recipe, inputs, out.absolute(), store, chosen, parallel.start(chosen))
+        world = parallel.start(chosen)
+        if not world.main:
+            configure(quiet=True)
+        return cls(recipe, identify(recipe), out.absolute(), store, chosen, world)
+
+    def decide(self, flag: bool) -> bool:
+        """The main process's `flag`, in every process."""
+        return self.world.total([float(flag and self.world.main)], self.device)[0] > 0
 
     def finished(self) -> dict[str, Any] | None:
         """The results of this very run, if it has finished here; ConfigError if the folder holds another."""
         begun = self.folder / "run.json"
+        visible = [path for path in self.folder.iterdir() if not path.name.startswith(".")]
         if begun.exists():
-            changed = _difference(read_json(begun), _training(self.asked, self.inputs))
+            changed = difference(read_json(begun), training_identity(self.asked, self.inputs))
             if changed:
                 raise ConfigError(
                     f"this folder holds a run with another {changed}",
                     where=str(self.folder),
                     mend="give another --out, or remove the folder",
                 )
-        elif self.folder.is_dir() and any(path.name != ".lock" for path in self.folder.iterdir()):
+        elif visible:
             raise ConfigError(
                 "this folder is not empty and holds no run", where=str(self.folder), mend="give another --out"
             )
+        for name in FILES:
+            clear_abandoned(self.folder / name)
         results = self.folder / "results.json"
         if results.exists() and (found := read_json(results))["key"] == self._key():
             say(f"finished before: {self.folder}")
-            return dict(found)
+            # The folder may have been moved since.
+            return {**found, **places(self.folder)}
         return None
 
     def make(self) -> dict[str, Any]:
         """Run every stage that is missing."""
         if self.world.main:
-            write_json(self.folder / "run.json", _training(self.asked, self.inputs))
+            write_json(self.folder / "run.json", training_identity(self.asked, self.inputs))
         corpus = self._corpus()
         tokenizer = self._tokenizer(corpus)
         packed = self._shards(corpus, tokenizer)
@@ -153,7 +185,7 @@ class Run:
     def _tokenizer(self, corpus: Stage) -> Tokenizer:
         source = self.asked.tokenizer.source or self.asked.source
         if source is not None:
-            tokenizer = Tokenizer.load(Path(source))
+            tokenizer = Tokenizer.load(Path(source).expanduser())
             say(f"tokenizer  {tokenizer.vocab_size:,} pieces, from {source}")
             return tokenizer
         vocab_size = derive_shape(self.asked).vocab_size
@@ -192,10 +224,10 @@ class Run:
 
     def _plan(self, shards: Shards, tokenizer: Tokenizer) -> tuple[ModelConfig, TrainConfig, list[str]]:
         """Settle shape and training once; a resumed run takes what its `recipe.yaml` says."""
-        settled_before = (self.folder / "recipe.yaml").exists()
+        settled_before = self.decide((self.folder / "recipe.yaml").exists())
         recipe = self._settled() if settled_before else self.asked
         if recipe.source is not None:
-            shape = read_config(Path(recipe.source) / "config.json")
+            shape = read_config(Path(recipe.source).expanduser() / "config.json")
         else:
             shape = derive_shape(recipe, tokenizer.vocab_size)
         shape = replace(
@@ -210,20 +242,23 @@ class Run:
         say(f"plan       {describe(shape)}")
         if settled_before:
             say(f"training   as settled before in {self.folder / 'recipe.yaml'}")
-            return shape, config, _notes(self.folder)
+            return shape, config, read_notes(self.folder / "recipe.yaml")
         for note in notes:
             say(f"           {note}")
         if self.world.main:
-            planned = derive_shape(self.asked).vocab_size if recipe.source is None else None
-            text = _resolve(self.asked, shape, config, planned).to_yaml()
+            text = settle(self.asked, shape, config)
             header = "".join(f"#   {note}\n" for note in notes)
             write_atomic(self.folder / "recipe.yaml", f"# Settled for this run:\n{header}{text}")
         self.world.wait()
         return shape, config, notes
 
     def _settled(self) -> Recipe:
+        """The settled recipe; what the weights do not depend on may have been asked anew."""
         text = (self.folder / "recipe.yaml").read_text(encoding="utf-8")
-        return build_recipe(yaml.safe_load(text), where=str(self.folder / "recipe.yaml"))
+        values = yaml.safe_load(text)
+        asked = self.asked.to_dict()["train"]
+        values["train"] |= {name: asked[name] for name in FREE_SETTINGS if asked[name] is not None}
+        return build_recipe(values, where=str(self.folder / "recipe.yaml"))
 
     def _weights(
         self, data: str, shards: Shards, shape: ModelConfig, config: TrainConfig, evaluator: Evaluator
@@ -234,14 +269,16 @@ class Run:
             "tokens": data,
             "from": self.inputs["from"],
             "shape": asdict(shape),
+            # Sums taken by more processes differ in their last bits.
+            "processes": self.world.size,
             "train": {name: value for name, value in asdict(config).items() if name not in FREE_KEYS},
         }
-        found = self.store.find("weights", key)
-        self.world.wait()
-        if found is not None:
-            _tell("weights", found, f"{shape.parameters():,} parameters")
-            shutil.copyfile(found.path / "metrics.jsonl", self.folder / "metrics.jsonl")
-            return found if self.world.main else None
+        found = self.store.find("weights", key) if self.world.main else None
+        if self.decide(found is not None):
+            if found is not None:
+                _tell("weights", found, f"{shape.parameters():,} parameters")
+                shutil.copyfile(found.path / "metrics.jsonl", self.folder / "metrics.jsonl")
+            return found
         torch.set_num_threads(config.threads)
         model = self._initial(shape)
         done = train(model, shards, config, self.folder, device=self.device, evaluator=evaluator)
@@ -258,7 +295,7 @@ class Run:
 
     def _initial(self, shape: ModelConfig) -> Decoder:
         if self.asked.source is not None:
-            return read_weights(Path(self.asked.source), shape)
+            return read_weights(Path(self.asked.source).expanduser(), shape)
         model = Decoder(shape)
         initialise(model, self.asked.seed)
         return model
@@ -278,84 +315,6 @@ class Run:
                 mend="set LILLIPUT_STORE to a folder that all of them see",
             )
         return found
-
-
-def _identify(recipe: Recipe) -> dict[str, Any]:
-    """Content hashes of everything the run reads."""
-    inputs: dict[str, Any] = {
-        "corpus": [source_identity(spec) for spec in recipe.corpus],
-        "text": [source_identity(SourceSpec(source=file)) for file in recipe.evaluate.text],
-        "from": None,
-        "tokenizer": None,
-    }
-    if recipe.source is not None:
-        model, _ = load_model_dir(recipe.source)
-        inputs["from"] = {name: file_hash(Path(recipe.source) / name) for name in ("config.json", WEIGHTS)}
-        del model
-    if recipe.tokenizer.source is not None:
-        inputs["tokenizer"] = Tokenizer.load(Path(recipe.tokenizer.source)).hash
-    return inputs
-
-
-def _training(recipe: Recipe, inputs: dict[str, Any]) -> dict[str, Any]:
-    """What decides the weights: a run directory belongs to one such value, however it is evaluated."""
-    asked = recipe.to_dict()
-    for free in ("name", "evaluate"):
-        del asked[free]
-    # Where the text lies does not matter; what it says does, and that is in `inputs`.
-    asked["corpus"] = [spec["weight"] for spec in asked["corpus"]]
-    asked["from"] = asked["tokenizer"]["from"] = None
-    return {"asked": asked, "inputs": {name: value for name, value in inputs.items() if name != "text"}}
-
-
-def _difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str | None:
-    """The first dotted key in which two nested values differ."""
-    for key in sorted(before.keys() | now.keys()):
-        one, two = before.get(key), now.get(key)
-        if isinstance(one, dict) and isinstance(two, dict):
-            if found := _difference(one, two, f"{prefix}{key}."):
-                return found
-        elif one != two:
-            return f"{prefix}{key}".removeprefix("asked.").replace("inputs.corpus", "corpus text")
-    return None
-
-
-def _resolve(recipe: Recipe, shape: ModelConfig, config: TrainConfig, planned_vocab: int | None) -> Recipe:
-    """The recipe with every derived value filled in: it makes the same model again, anywhere."""
-    values = recipe.to_dict()
-    values["tokenizer"]["vocab_size"] = planned_vocab
-    values["model"] |= {
-        "depth": shape.depth,
-        "width": shape.width,
-        "heads": shape.heads,
-        "kv_heads": shape.kv_heads,
-        "head_dim": shape.head_dim,
-        "expansion": shape.ffn / shape.width,
-        "tied": shape.tied,
-        "context": shape.context,
-    }
-    values["train"] |= {
-        "tokens": config.tokens,
-        "bytes": None,
-        "epochs": None,
-        "batch_tokens": config.batch_tokens,
-        "lr": config.lr,
-        "warmup": config.warmup_steps,
-        "beta2": config.beta2,
-        "compile": config.compile,
-        "micro_batch": config.micro_sequences,
-        "precision": config.precision,
-        "threads": config.threads,
-        "save_every": config.save_every,
-        "eval_every": config.eval_every,
-    }
-    return build_recipe(values, where="recipe.yaml")
-
-
-def _notes(folder: Path) -> list[str]:
-    """The notes at the head of a run's `recipe.yaml`."""
-    lines = (folder / "recipe.yaml").read_text(encoding="utf-8").splitlines()
-    return [line.removeprefix("#   ") for line in lines if line.startswith("#   ")]
 
 
 def _tell(name: str, stage: Stage, text: str) -> None:

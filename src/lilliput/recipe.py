@@ -6,6 +6,7 @@ left out (`None`) is derived later from the budget by cited rules and printed.
 
 from __future__ import annotations
 
+import math
 import re
 from importlib import resources
 from pathlib import Path
@@ -23,7 +24,8 @@ _FACTOR = {"": 1, "k": 1_000, "m": 1_000_000, "g": 10**9, "b": 10**9, "t": 10**1
 def parse_size(value: object) -> object:
     """`300k`, `8M`, `1.5B`, `2e6` → an integer; anything else is left for the type check to refuse."""
     if isinstance(value, str) and (match := _SIZE.match(value)):
-        return round(float(match[1]) * _FACTOR[match[2].lower()])
+        size = float(match[1]) * _FACTOR[match[2].lower()]
+        return round(size) if math.isfinite(size) else value
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
@@ -75,7 +77,7 @@ class ModelSettings(_Settings):
 
 
 class TrainSettings(_Settings):
-    """How it is trained; what is left out follows from shape and budget (METHODS §0)."""
+    """How it is trained; what is left out follows from shape and budget (docs/train.md)."""
 
     tokens: Size | None = Field(None, gt=0, description="horizon in tokens (positions of the core)")
     bytes: Size | None = Field(None, gt=0, description="horizon in UTF-8 bytes of text seen")

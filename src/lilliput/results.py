@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,7 +27,10 @@ from lilliput.report.card import model_card
 from lilliput.report.page import run_page
 from lilliput.store import Stage, Store, write_atomic, write_json
 from lilliput.tokenizer.load import Tokenizer
+from lilliput.train.metrics import read_metrics
 
+# What a run directory comes to hold, each written whole or not at all.
+FILES = ("run.json", "recipe.yaml", "model", "documents.json", "report.html", "results.json")
 _SCORES_FORMAT = 1
 _SAMPLE_TOKENS = 120
 _SAMPLES = 3
@@ -71,17 +73,22 @@ def up_to(documents: Iterable[str], limit: int) -> Iterator[str]:
             return
 
 
+def places(folder: Path) -> dict[str, str]:
+    """Where a run's results lie, as absolute paths."""
+    return {"model": str(folder / "model"), "run": str(folder), "report": str(folder / "report.html")}
+
+
 def finish(made: Made, store: Store, device: torch.device) -> dict[str, Any]:
     """Score the model, let it write, and put everything where people look for it."""
     model = read_weights(made.weights.path, made.shape).to(device)
-    texts = list(up_to(_held_out(made), made.asked.evaluate.bytes))
+    report = ReadReport()
+    texts = list(up_to(_held_out(made, report), made.asked.evaluate.bytes))
+    report.warn()
     scores = _scores(made, store, model, texts)
     bits = scores["bits"]
     results: dict[str, Any] = {
         "name": made.asked.name,
-        "model": str(made.folder / "model"),
-        "run": str(made.folder),
-        "report": str(made.folder / "report.html"),
+        **places(made.folder),
         "parameters": made.shape.parameters(),
         "bits_per_byte": bits["value"],
         "held_out": {
@@ -107,19 +114,18 @@ def finish(made: Made, store: Store, device: torch.device) -> dict[str, Any]:
     }
     info = {name: value for name, value in results.items() if name not in ("model", "run", "report", "key")}
     save_model_dir(made.folder / "model", model, made.tokenizer, info, model_card(results))
-    metrics = [json.loads(line) for line in (made.folder / "metrics.jsonl").read_text().splitlines()]
-    write_atomic(made.folder / "report.html", run_page(results, metrics))
+    write_atomic(made.folder / "report.html", run_page(results, read_metrics(made.folder / "metrics.jsonl")))
     write_json(made.folder / "documents.json", scores["documents"])
     # Last, since a run counts as finished once it is there.
     write_json(made.folder / "results.json", results)
     return results
 
 
-def _held_out(made: Made) -> Iterable[str]:
+def _held_out(made: Made, report: ReadReport) -> Iterable[str]:
     files = made.asked.evaluate.text
     if not files:
         return Documents(made.corpus.path, "dev")
-    return (text for file in files for text in read_source(SourceSpec(source=file), ReadReport(), whole=True))
+    return (text for file in files for text in read_source(SourceSpec(source=file), report, whole=True))
 
 
 def _scores(made: Made, store: Store, model: Decoder, texts: list[str]) -> dict[str, Any]:

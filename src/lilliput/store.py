@@ -123,6 +123,15 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
     fsync_dir(path.parent)
 
 
+def clear_abandoned(path: Path) -> None:
+    """Remove what killed writers of `path` left beside it; to be called with the lock held that they held."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
 class Stage:
     """A finished stage. path: its folder. manifest: what it measured. fresh: made just now, not found."""
@@ -189,14 +198,8 @@ class Store:
         with locked(self.root / name / f"{digest[:24]}.lock", f"the {name} stage"):
             if found := self.find(name, key):
                 return found
-            self._clear_abandoned(path)
+            clear_abandoned(path)
             with atomic_dir(path) as folder:
                 result = build(folder)
                 write_json(folder / "manifest.json", {"stage": name, "key": key, "result": result})
         return Stage(path, read_json(path / "manifest.json")["result"], digest, fresh=True)
-
-    @staticmethod
-    def _clear_abandoned(path: Path) -> None:
-        """Remove what a killed process left beside `path`; called with its lock held."""
-        for left in path.parent.glob(f".{path.name}.*"):
-            shutil.rmtree(left, ignore_errors=True)

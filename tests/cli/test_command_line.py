@@ -1,9 +1,9 @@
 """The command line as a shell sees it: help, version, wrong requests, and how fast it answers."""
 
 import json
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -42,11 +42,12 @@ def test_help_imports_nothing_heavy():
 
 def test_help_answers_at_once(lilliput):
     def seconds():
-        began = time.perf_counter()
+        began = os.times()
         lilliput("--help")
-        return time.perf_counter() - began
+        ended = os.times()
+        return ended.children_user - began.children_user + ended.children_system - began.children_system
 
-    # The best of several: what is measured is the program, not what else the machine does.
+    # Processor time of the best of several: what is measured is the program, not what else the machine does.
     assert min(seconds() for _ in range(5)) < 0.4
 
 

@@ -59,6 +59,8 @@ class Caller:
 def call(shell: Shell, tiny_run: dict[str, Any], capfd, monkeypatch) -> Caller:
     """Lilliput in the folder of `shell`, with the tiny model there."""
     monkeypatch.chdir(shell.folder)
+    # As many threads as `shell` gives: they are part of what decides a run's weights.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     return Caller(capfd, monkeypatch)
 
 

@@ -64,7 +64,7 @@ def test_without_a_folder_each_settings_have_one_of_their_own(tiny_run, shell, c
     run = Path(json.loads(done.stdout)["run"])
     assert run.parent == shell.folder / "runs"
     assert run.name.startswith("tiny-")
-    # Its weights were trained before and are found.
+    assert "(found)" in next(line for line in done.stderr.splitlines() if line.startswith("weights"))
     assert json.loads(done.stdout)["bits_per_byte"] == tiny_run["bits_per_byte"]
 
 

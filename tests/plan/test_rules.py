@@ -43,6 +43,12 @@ def test_what_is_fixed_stays() -> None:
     assert shape.vocab_size == 4096
 
 
+@pytest.mark.parametrize("asked", [{"kv_heads": 2}, {"kv_heads": 4}, {"head_dim": 64}, {"head_dim": 48}, {"heads": 5}])
+def test_one_fixed_dimension_leaves_shapes_that_fit(asked: dict[str, object]) -> None:
+    shape = derive_shape(recipe(**asked))
+    assert all(getattr(shape, name) == value for name, value in asked.items())
+
+
 def test_a_known_vocabulary_is_used() -> None:
     assert derive_shape(recipe(), vocab_size=777).vocab_size == 777
 

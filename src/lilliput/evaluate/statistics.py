@@ -189,7 +189,7 @@ def compare(
     variance: SeedVariance | None = None,
     confidence: float = CONFIDENCE,
 ) -> Effect:
-    """The gain of `arm` over `baseline` on the seeds both have, with its interval (METHODS §0).
+    """The gain of `arm` over `baseline` on the seeds both have, with its interval (docs/evaluate.md).
 
     gain = mean over seeds of the paired difference on the same documents;
     SE² = s²_seed / n + SE²_documents, with the t quantile of the pooled degrees of freedom.
@@ -222,7 +222,7 @@ def compare(
 
 
 def judge(kind: Kind, effect: Effect, delta: float) -> Verdict:
-    """The verdict on a claim declared before the runs (METHODS §0).
+    """The verdict on a claim declared before the runs (docs/evaluate.md).
 
     superiority: gain > δ; non-inferiority: gain > −δ; equivalence: |gain| < δ. Supported if the interval lies
     wholly inside the claim, not supported if wholly outside, else inconclusive. One seed, or a study in which

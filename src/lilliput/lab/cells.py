@@ -23,6 +23,7 @@ from lilliput.evaluate.statistics import Scores
 from lilliput.lab.spec import Cell, Study, fill_in
 from lilliput.report.scale import thin
 from lilliput.store import Store, read_json, write_atomic
+from lilliput.train.metrics import read_metrics
 
 _CURVE_POINTS = 100
 
@@ -103,7 +104,7 @@ def measure(study: Study, cell: Cell, folder: Path, store: Store, device: str) -
     began = time.monotonic()
     run = store.root / "cells" / cell.hash[:24]
     results = make(fill_in(cell.recipe, f"study {study.name}"), run, store, device=device)
-    found = _record(study, cell, results, Path(results["run"]), time.monotonic() - began)
+    found = _record(study, cell, results, run, time.monotonic() - began)
     write_atomic(cell_file(folder, cell), dump(found))
     # A study of many cells would fill the disk: the weights stay, the optimizer's state is needed no more.
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
@@ -113,7 +114,7 @@ def measure(study: Study, cell: Cell, folder: Path, store: Store, device: str) -
 
 def _record(study: Study, cell: Cell, results: dict[str, Any], run: Path, wall: float) -> dict[str, Any]:
     held, documents = results["held_out"], read_json(run / "documents.json")
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read_metrics(run / "metrics.jsonl")
     return {
         "study": study.name,
         "arm": cell.arm,

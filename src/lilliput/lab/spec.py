@@ -86,7 +86,7 @@ class Claim(_Part):
 
 
 class Published(_Part):
-    """A figure to stand beside ours, with where it is from (METHODS' tags)."""
+    """A figure to stand beside ours, with where it is from."""
 
     label: str
     value: float | str

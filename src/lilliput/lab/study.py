@@ -166,7 +166,9 @@ def _check(study: Study, cells: list[Cell]) -> None:
         paths = [spec.source for spec in recipe.corpus] + recipe.evaluate.text
         paths += [path for path in (recipe.source, recipe.tokenizer.source) if path is not None]
         for path in paths:
-            if not path.startswith(("hf:", "builtin:")) and not set("*?[") & set(path) and not Path(path).exists():
+            if path.startswith(("hf:", "builtin:")) or set("*?[") & set(path):
+                continue
+            if not Path(path).expanduser().exists():
                 raise ConfigError(f"{path} does not exist", where=f"{where}, {cell.arm}", mend="give a path that does")
         if recipe.source is None:
             derive_shape(recipe)

@@ -41,9 +41,14 @@ def usable(x: Tensor, w: Tensor) -> bool:
 
 
 def product(x_MK: Tensor, w_NK: Tensor, bias_N: Tensor | None = None) -> Tensor:
-    """x · wᵀ by oneDNN, for any strides; no gradient."""
-    out_MN: Tensor = torch.ops.mkldnn._linear_pointwise(x_MK, w_NK, bias_N, "none", [], "")
+    """x · wᵀ by oneDNN; no gradient. Slices of wider rows are copied first: oneDNN would build its kernel
+    anew, some 20 ms, at every call."""
+    out_MN: Tensor = torch.ops.mkldnn._linear_pointwise(_dense(x_MK), _dense(w_NK), bias_N, "none", [], "")
     return out_MN
+
+
+def _dense(x: Tensor) -> Tensor:
+    return x if x.is_contiguous() or x.t().is_contiguous() else x.contiguous()
 
 
 def weight_gradient(g_NO: Tensor, x_NI: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 
 from lilliput.model.decoder import Decoder
 
-SIGMA = 0.02  # GPT-2's; the paper does not print its own (METHODS §1.3)
+SIGMA = 0.02  # GPT-2's; the paper does not print its own (2402.02791 §3.1)
 
 _RESIDUAL_OUTPUTS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from lilliput.errors import ConfigError
+from lilliput.errors import ConfigError, UserError
 from lilliput.model.config import ModelConfig
 from lilliput.recipe import Recipe, Size
 
@@ -23,7 +23,7 @@ EXPANSION = 2.77
 _EXPANSION_RANGE = (2.0, 3.5)
 _MIN_VOCAB = 320
 _VOCABULARIES = (_MIN_VOCAB, *(k * 256 for k in (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)))
-# From here on the widths that k-quants need (multiples of 256) are worth a small detour (DESIGN, decision 6).
+# From here on the widths that k-quants need (multiples of 256) are worth a small detour.
 _QUANTISED = 5_000_000
 
 
@@ -78,7 +78,13 @@ def _check_heads(recipe: Recipe) -> None:
 def _candidates(recipe: Recipe, target: int, vocab: int | None) -> Iterator[ModelConfig]:
     for width in _widths(recipe, target):
         size = vocab or _vocabulary(width, target, bool(_tied(recipe, target)))
-        one = _candidate(recipe, width, size, 1, target)
+        try:
+            one = _candidate(recipe, width, size, 1, target)
+        except UserError:
+            # Heads that a person fixed do not divide this width; if the width is fixed too, that is the answer.
+            if recipe.model.width:
+                raise
+            continue
         per_layer = _candidate(recipe, width, size, 2, target).parameters() - one.parameters()
         depth = recipe.model.depth or 1 + (target - one.parameters()) // per_layer
         if depth < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lilliput.report.text import interval_text, load_lines
@@ -11,7 +12,8 @@ from lilliput.report.text import interval_text, load_lines
 def model_card(results: Mapping[str, Any]) -> str:
     """Markdown with what the model is, what it was made from, how good it is and how to load it."""
     held, tokenizer, cost = results["held_out"], results["tokenizer"], results["cost"]
-    sources = ", ".join(f"`{spec['source']}`" for spec in results["recipe"]["corpus"])
+    # Names alone: a card is published, and folders of the machine it was made on are nobody's business.
+    sources = ", ".join(f"`{Path(spec['source']).name}`" for spec in results["recipe"]["corpus"])
     use = "\n\n".join(f"{label}\n\n```\n{code}\n```" for label, code in load_lines("."))
     return f"""---
 library_name: transformers

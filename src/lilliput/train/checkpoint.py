@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from lilliput.errors import CheckpointError, StorageError
+from lilliput.errors import CheckpointError, ConfigError, StorageError
 from lilliput.progress import warn
 from lilliput.store import atomic_dir, file_hash, fsync_dir
 
@@ -136,7 +136,8 @@ def load(path: Path) -> Saved:
             raise CheckpointError("the checkpoint is damaged (checksum)", where=str(path / part))
     state = json.loads((path / _PARTS[2]).read_text(encoding="utf-8"))
     if state.get("format") != FORMAT:
-        raise CheckpointError(
+        # No damage, so no falling back to the one before: the run belongs to another version.
+        raise ConfigError(
             f"the checkpoint has format {state.get('format')}, this version reads {FORMAT}",
             where=str(path),
             mend="go on with the version of Lilliput that began the run",

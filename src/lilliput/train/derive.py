@@ -1,6 +1,6 @@
 """A run's settings from shape and budget: every value a person left out follows from a cited formula.
 
-Sources: METHODS §0 of the project, that is DeepSeek's scaling fits for batch and rate (2401.02954 §3.1),
+Sources: DeepSeek's scaling fits for batch and rate (2401.02954 §3.1),
 Hoffmann et al. for 20 tokens a parameter (2203.15556), Muennighoff et al. for repeated data (2305.16264).
 All of it is arithmetic on the shape, the corpus and what the machine has; nothing is timed.
 """
@@ -50,7 +50,7 @@ class Horizon:
 
 
 def flops(model: ModelConfig, tokens: float) -> float:
-    """Training cost C = 6·N_nonemb·D + 6·V·d·D (METHODS §0); attention's quadratic part is not counted."""
+    """Training cost C = 6·N_nonemb·D + 6·V·d·D; attention's quadratic part is not counted."""
     table = model.vocab_size * model.width
     body = model.parameters() - table * (1 if model.tied else 2)
     return 6.0 * body * tokens + 6.0 * table * tokens

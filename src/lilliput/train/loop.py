@@ -248,8 +248,8 @@ class _Run:
     def _keep_safe(self, stopping: bool) -> None:
         """Save where it is time to, or go back where the weights are lost.
 
-        While steps are being left out nothing is saved: the weights are suspect, and the checkpoint to go
-        back to must stay. Weights that are no numbers are never saved.
+        While steps are being left out nothing is saved, unless a person stops the run: the weights are suspect,
+        and the checkpoint to go back to must stay. Weights that are no numbers are never saved.
         """
         due = self.step % self.config.save_every == 0 or self._evaluation_due()
         self.due = self.due or due

@@ -1,0 +1,123 @@
+"""What a run is: checked before any work, identified by what decides its weights, settled once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lilliput.corpus.sources import source_identity
+from lilliput.errors import ConfigError
+from lilliput.export.hf import load_model_dir
+from lilliput.model.config import ModelConfig
+from lilliput.plan.rules import derive_shape
+from lilliput.recipe import ModelSettings, Recipe, SourceSpec, build_recipe
+from lilliput.store import file_hash
+from lilliput.tokenizer.load import Tokenizer
+from lilliput.train.config import TrainConfig
+
+# Settings of `train` that the weights do not depend on: they may change when a run goes on.
+FREE_SETTINGS = ("save_every", "eval_every", "tensorboard")
+
+
+def check_request(recipe: Recipe) -> None:
+    """Refuse what cannot be made, before any work. Raises UserError."""
+    if recipe.source is None:
+        own = recipe.tokenizer.source
+        vocab_size = Tokenizer.load(Path(own).expanduser()).vocab_size if own else None
+        derive_shape(recipe, vocab_size)
+        return
+    ignored = [
+        *(f"model.{name}" for name, value in recipe.model if value != ModelSettings.model_fields[name].default),
+        *(["tokenizer.vocab_size"] if recipe.tokenizer.vocab_size else []),
+        *(["tokenizer.from"] if recipe.tokenizer.source else []),
+    ]
+    if ignored:
+        raise ConfigError(
+            f"a model that is trained further keeps its shape and tokenizer; {', '.join(ignored)} cannot be set",
+            where=f"from={recipe.source}",
+            mend=f"leave out {' and '.join(ignored)}, or leave out from",
+        )
+
+
+def identify(recipe: Recipe) -> dict[str, Any]:
+    """Content hashes of everything the run reads."""
+    inputs: dict[str, Any] = {
+        "corpus": [source_identity(spec) for spec in recipe.corpus],
+        "text": [source_identity(SourceSpec(source=file)) for file in recipe.evaluate.text],
+        "from": None,
+        "tokenizer": None,
+    }
+    if recipe.source is not None:
+        folder = Path(recipe.source).expanduser()
+        load_model_dir(folder)
+        files = [folder / "config.json", folder / "tokenizer.json", *sorted(folder.glob("*.safetensors"))]
+        inputs["from"] = {file.name: file_hash(file) for file in files if file.exists()}
+    if recipe.tokenizer.source is not None:
+        inputs["tokenizer"] = Tokenizer.load(Path(recipe.tokenizer.source).expanduser()).hash
+    return inputs
+
+
+def training_identity(recipe: Recipe, inputs: dict[str, Any]) -> dict[str, Any]:
+    """What decides the weights: a run directory belongs to one such value, however it is evaluated."""
+    asked = recipe.to_dict()
+    for free in ("name", "evaluate"):
+        del asked[free]
+    for free in FREE_SETTINGS:
+        del asked["train"][free]
+    # Where the text lies does not matter; what it says does, and that is in `inputs`.
+    asked["corpus"] = [spec["weight"] for spec in asked["corpus"]]
+    asked["from"] = asked["tokenizer"]["from"] = None
+    return {"asked": asked, "inputs": {name: value for name, value in inputs.items() if name != "text"}}
+
+
+def difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> str | None:
+    """The first dotted key in which two nested values differ."""
+    for key in sorted(before.keys() | now.keys()):
+        one, two = before.get(key), now.get(key)
+        if isinstance(one, dict) and isinstance(two, dict):
+            if found := difference(one, two, f"{prefix}{key}."):
+                return found
+        elif one != two:
+            return f"{prefix}{key}".removeprefix("asked.").replace("inputs.corpus", "corpus text")
+    return None
+
+
+def settle(recipe: Recipe, shape: ModelConfig, config: TrainConfig) -> str:
+    """The recipe with every derived value filled in, as YAML."""
+    values = recipe.to_dict()
+    if recipe.source is None:
+        if recipe.tokenizer.source is None:
+            # What was planned: the tokenizer may have turned out smaller where the text is short.
+            values["tokenizer"]["vocab_size"] = derive_shape(recipe).vocab_size
+        values["model"] |= {
+            "depth": shape.depth,
+            "width": shape.width,
+            "heads": shape.heads,
+            "kv_heads": shape.kv_heads,
+            "head_dim": shape.head_dim,
+            "expansion": shape.ffn / shape.width,
+            "tied": shape.tied,
+            "context": shape.context,
+        }
+    values["train"] |= {
+        "tokens": config.tokens,
+        "bytes": None,
+        "epochs": None,
+        "batch_tokens": config.batch_tokens,
+        "lr": config.lr,
+        "warmup": config.warmup_steps,
+        "beta2": config.beta2,
+        "compile": config.compile,
+        "micro_batch": config.micro_sequences,
+        "precision": config.precision,
+        "threads": config.threads,
+        "save_every": config.save_every,
+        "eval_every": config.eval_every,
+    }
+    return build_recipe(values, where="recipe.yaml").to_yaml()
+
+
+def read_notes(file: Path) -> list[str]:
+    """The notes at the head of a run's `recipe.yaml`."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [line.removeprefix("#   ") for line in lines if line.startswith("#   ")]

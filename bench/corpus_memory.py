@@ -119,7 +119,8 @@ def main() -> int:
         parser.error(f"unknown case {', '.join(unknown)}")
     if asked.data is None or not (asked.data / "corpora").is_dir():
         parser.error("name the data folder with --data or LILLIPUT_DATA")
-    rows = {}
+    # Cases that are not asked for keep the figures of the run before.
+    rows = json.loads(asked.out.read_text())["cases"] if asked.out and asked.out.exists() else {}
     for case in asked.cases or BOUNDS:
         rows[case] = {**measure(case, asked.data), "bound_mb": BOUNDS[case]}
         row = rows[case]

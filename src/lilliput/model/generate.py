@@ -3,15 +3,13 @@
 At width 256 a token is some tens of microseconds of arithmetic, so what counts is the number of operator calls.
 `Generator` therefore works on its own copy of the weights, prepared once: norm scales folded into the matrices
 that follow them, q, k, v joined, gate and up joined, and the rotary pairs of q and k made neighbours, so that
-turning them is one complex product. The logits are the decoder's up to rounding. Where a step is that small it
-runs on one thread: waking the others would cost more than they bring, above all on a busy machine.
+turning them is one complex product. The logits are the decoder's up to rounding. A token reads every weight once, so
+memory sets the pace of the products: oneDNN spreads even a single row over the threads, where MKL uses one.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -19,24 +17,8 @@ from torch.nn import functional as F
 
 from lilliput.errors import ConfigError, ModelError
 from lilliput.model.decoder import Decoder
+from lilliput.model.gemm import product, usable
 from lilliput.model.layers import Attention, Block
-
-# Multiplications a step below which one thread is best: measured, two gain nothing at 4 million.
-_ONE_THREAD = 1 << 24
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Compute with at most `count` CPU threads inside."""
-    before = torch.get_num_threads()
-    if before <= count:
-        yield
-        return
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _neighbours(rows: Tensor, heads: int, head_dim: int) -> Tensor:
@@ -63,12 +45,12 @@ class _Layer:
     def __init__(self, block: Block) -> None:
         attention, mlp = block.self_attn, block.mlp
         self.qkv, self.qkv_bias = _qkv(attention, block.input_layernorm.weight)
-        self.out, self.out_bias = attention.o_proj.weight.t(), attention.o_proj.bias
+        self.out, self.out_bias = attention.o_proj.weight, attention.o_proj.bias
         gate_up = torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight))
         self.gate_up = gate_up * block.post_attention_layernorm.weight
         biased = mlp.gate_proj.bias is not None
         self.gate_up_bias = torch.cat((mlp.gate_proj.bias, mlp.up_proj.bias)) if biased else None
-        self.down, self.down_bias = mlp.down_proj.weight.t(), mlp.down_proj.bias
+        self.down, self.down_bias = mlp.down_proj.weight, mlp.down_proj.bias
 
 
 class Generator:
@@ -81,6 +63,7 @@ class Generator:
         body = model.model
         self.embedding = body.embed_tokens.weight
         self.head = model.head_weight() * body.norm.weight
+        self.linear = product if usable(self.embedding, self.head) else F.linear
         self.layers = [_Layer(block) for block in body.layers if isinstance(block, Block)]
         self.turn_TE = torch.complex(body.cos.float(), body.sin.float())
         shape = (config.depth, 2, batch, config.kv_heads, config.context, config.head_dim)
@@ -96,12 +79,6 @@ class Generator:
         length, start = ids_BT.shape[1], self.position
         if start + length > self.config.context or (start and length > 1):
             raise ModelError(f"{length} ids cannot follow {start} in a context of {self.config.context}")
-        small = ids_BT.numel() * self.config.matrix_parameters() < _ONE_THREAD
-        with _threads(1 if small else sys.maxsize):
-            return self._feed(ids_BT)
-
-    def _feed(self, ids_BT: Tensor) -> Tensor:
-        length, start = ids_BT.shape[1], self.position
         x_ND = F.embedding(ids_BT, self.embedding).view(-1, self.config.width)
         turn_TE = self.turn_TE[start : start + length, None]
         for index, layer in enumerate(self.layers):
@@ -109,7 +86,7 @@ class Generator:
             x_ND = self._transform(x_ND, layer)
         self.position += length
         last_BD = x_ND.view(self.batch, length, -1)[:, -1]
-        return F.linear(self._norm(last_BD), self.head).float()
+        return self.linear(self._norm(last_BD), self.head, None).float()
 
     def rewind(self) -> None:
         """Forget everything that was fed."""
@@ -121,7 +98,7 @@ class Generator:
     def _attend(self, x_ND: Tensor, layer: _Layer, cache: Tensor, turn_TE: Tensor) -> Tensor:
         config, start, length = self.config, self.position, x_ND.shape[0] // self.batch
         heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
-        qkv = F.linear(self._norm(x_ND), layer.qkv, layer.qkv_bias)
+        qkv = self.linear(self._norm(x_ND), layer.qkv, layer.qkv_bias)
         qkv_BTHE = qkv.view(self.batch, length, heads + 2 * kv_heads, head_dim)
         qk_BTHE, v_BTKE = qkv_BTHE[:, :, : heads + kv_heads], qkv_BTHE[:, :, heads + kv_heads :]
         pairs = torch.view_as_complex(qk_BTHE.float().view(*qk_BTHE.shape[:-1], head_dim // 2, 2))
@@ -139,13 +116,11 @@ class Generator:
                 q_BHTE, k_BKTE, v_BKTE, is_causal=True, enable_gqa=heads != kv_heads
             )
             out_ND = out_BHTE.transpose(1, 2).reshape(x_ND.shape[0], -1)
-        x_ND = torch.addmm(x_ND, out_ND, layer.out)
-        return x_ND if layer.out_bias is None else x_ND + layer.out_bias
+        return x_ND + self.linear(out_ND, layer.out, layer.out_bias)
 
     def _transform(self, x_ND: Tensor, layer: _Layer) -> Tensor:
-        gate_NF, up_NF = F.linear(self._norm(x_ND), layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
-        x_ND = torch.addmm(x_ND, F.silu(gate_NF).mul_(up_NF), layer.down)
-        return x_ND if layer.down_bias is None else x_ND + layer.down_bias
+        gate_NF, up_NF = self.linear(self._norm(x_ND), layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
+        return x_ND + self.linear(F.silu(gate_NF).mul_(up_NF), layer.down, layer.down_bias)
 
 
 @torch.inference_mode()

@@ -61,7 +61,8 @@ def summarise_study(
         "dof": variance.dof,
         "machines": _distinct([cell["machine"] for cell in found.values()]),
         "versions": _distinct([cell["versions"] for cell in found.values()]),
-        "evaluated_on": list(study.evaluate) or ["the held-out part of the corpus"],
+        "evaluated_on": sorted({text for cell in found.values() for text in cell["recipe"]["evaluate"]["text"]})
+        or ["the held-out part of the corpus"],
         "notes": study.notes,
     }
 

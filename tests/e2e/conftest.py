@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from e2e_support import SMALL
 
 from lilliput.cli.main import run
 
-# Small enough for seconds on two cores, large enough to learn something.
-SMALL = ("budget.params=60k", "tokenizer.vocab_size=384", "train.tokens=30k", "evaluate.bytes=20k")
 _MODULES = ("argparse", "ast", "difflib", "inspect", "json", "pathlib", "statistics", "textwrap", "typing")
 
 

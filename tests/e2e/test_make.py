@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import SMALL
+from e2e_support import SMALL
 
 COMMAND = f"lilliput make tiny corpus=notes.txt {' '.join(SMALL)}"
 

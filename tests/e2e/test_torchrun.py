@@ -4,8 +4,7 @@ import json
 import socket
 
 import pytest
-
-from conftest import SMALL
+from e2e_support import SMALL
 
 
 def test_two_processes_make_one_model_and_answer_once(shell, tiny_run):

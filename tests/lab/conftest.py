@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from lab_support import write_text
 
 from lilliput.store import Store
-
-WORDS = ("the", "a", "cat", "dog", "sat", "ran", "on", "under", "tree", "and", "it", "was", "very", "old", "new", "red")
-
-
-def write_text(path: Path, seed: int, documents: int = 400) -> Path:
-    """Made-up documents of about 250 bytes as JSONL, different for each seed."""
-    rng = random.Random(seed)
-    rows = [{"text": " ".join(rng.choices(WORDS, k=60)) + "."} for _ in range(documents)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 @pytest.fixture(scope="session")

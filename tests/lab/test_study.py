@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lab_support import write_text
 
-from conftest import write_text
 from lilliput.errors import ConfigError, TrainingError
 from lilliput.lab.study import list_studies, run_study, show_study, study_status
 from lilliput.store import Store, read_json

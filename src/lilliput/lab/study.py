@@ -235,7 +235,7 @@ def _hours(left: list[Cell], found: dict[tuple[str, int], dict[str, Any]]) -> fl
         return None
     every = [seconds for own in spent.values() for seconds in own]
     total = sum(_mean(spent.get(cell.arm, every)) for cell in left)
-    return round(total / 3600, 3)
+    return round(total / 3600, 5)
 
 
 def _mean(values: list[float]) -> float:

@@ -142,7 +142,7 @@ def explain(error: BaseException) -> LilliputError:
     if isinstance(error, LilliputError):
         return error
     if isinstance(error, KeyboardInterrupt):
-        return StoppedError("stopped", mend="the same command goes on from the last checkpoint")
+        return StoppedError("stopped", mend="training goes on from its last checkpoint with the same command")
     if hasattr(error, "format_message"):
         return _usage(error)
     text = str(error)

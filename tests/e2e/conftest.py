@@ -16,7 +16,8 @@ from e2e_support import SMALL
 
 from lilliput.cli.main import run
 
-_MODULES = ("argparse", "ast", "difflib", "inspect", "json", "pathlib", "statistics", "textwrap", "typing")
+_MODULES = ("argparse", "ast", "difflib", "inspect", "json", "pathlib", "statistics", "textwrap")
+_UNSEEN = "typing"
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def call(shell: Shell, tiny_run: dict[str, Any], capfd, monkeypatch) -> Caller:
 
 
 def write_texts(folder: Path) -> None:
-    """Text of the kinds people have: a plain file, a folder, JSONL."""
+    """Text of the kinds people have: a plain file, a folder, and JSONL that the others do not hold."""
     import importlib
 
     sources = {name: inspect.getsource(importlib.import_module(name)) for name in _MODULES}
@@ -72,7 +73,8 @@ def write_texts(folder: Path) -> None:
     (folder / "my_texts").mkdir()
     for name, text in sources.items():
         (folder / "my_texts" / f"{name}.txt").write_text(text, encoding="utf-8")
-    pieces = [piece for piece in sources["typing"].split("\n\n\n") if piece.strip()]
+    unseen = inspect.getsource(importlib.import_module(_UNSEEN))
+    pieces = [piece for piece in unseen.split("\n\n\n") if piece.strip()]
     rows = "".join(json.dumps({"text": piece}) + "\n" for piece in pieces[:40])
     (folder / "dev.jsonl").write_text(rows, encoding="utf-8")
 

@@ -12,7 +12,6 @@ from safetensors.torch import save_file
 from train_support import CPU, model, settings, stream
 
 from lilliput.train.loop import train
-from lilliput.train.parallel import stop
 
 folder, steps, batch = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 is_main = os.environ["RANK"] == "0"
@@ -23,4 +22,5 @@ result = train(net, stream(), config, folder, device=CPU, evaluator=evaluator)
 if is_main:
     save_file(net.state_dict(), folder / "weights.safetensors")
     (folder / "result.json").write_text(json.dumps(result.to_dict()))
-stop()
+# As the command line does: see cli/main.py.
+os._exit(0)

@@ -6,6 +6,7 @@ that `lilliput --help` answers at once.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -88,6 +89,11 @@ def main() -> None:
     except BrokenPipeError:
         # The reader is gone; without this Python complains once more at its end.
         sys.stdout = None
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        # One of torchrun's processes leaves without Python's finalizers: with them, threads of the process group
+        # now and then abort a process whose work is done, and torchrun calls that a failure.
+        sys.stderr.flush()
+        os._exit(code)
     raise SystemExit(code)
 
 

@@ -7,7 +7,6 @@ order). All processes must see the run's folder; only the first writes.
 
 from __future__ import annotations
 
-import atexit
 import copy
 import os
 import warnings
@@ -64,14 +63,7 @@ def start(device: torch.device) -> World:
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
-        atexit.register(stop)
     return World(dist.get_rank(), size, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def stop() -> None:
-    """Leave the group, once at the end of the program."""
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def twin(model: nn.Module) -> nn.Module:

@@ -290,9 +290,15 @@ def compare(work: Path, *, kills: int, seed: int, seconds: float, extra: tuple[s
     rng = random.Random(seed)
     text = work / "text.txt"
     write_text(text)
-    settings = settings_for(work, text, extra, seconds)
-    alone = Run(text, work / "alone", work / "store-alone", settings)
-    answer, took = finish(alone)
+    for attempt in range(3):
+        here = work / f"try{attempt}"
+        here.mkdir()
+        settings = settings_for(here, text, extra, seconds)
+        alone = Run(text, here / "alone", here / "store-alone", settings)
+        answer, took = finish(alone)
+        if took >= 0.75 * seconds:
+            break
+        # The machine was busier during the trial than during the run: try its speed again.
     steps = max(row["step"] for row in alone.rows())
     killed = Run(text, work / "killed", work / "store-first", settings, steps)
     done: list[Kill] = []

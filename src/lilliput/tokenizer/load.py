@@ -13,6 +13,7 @@ from tokenizers import processors
 
 from lilliput.errors import TokenizerError
 from lilliput.store import canonical_hash, write_atomic, write_json
+from lilliput.tokenizer.source import Source, read_source
 
 # Text given to the backend at once; its bookkeeping takes about a hundred bytes a token.
 _BATCH = 2_000_000
@@ -117,30 +118,25 @@ class Tokenizer:
         write_json(folder / "tokenizer_config.json", config)
 
     @classmethod
-    def load(cls, path: Path | str) -> Tokenizer:
-        """The tokenizer in a folder (a model directory, or what `save` wrote) or a `tokenizer.json` file.
+    def load(cls, path: Path | str, *, pattern: str | None = None, special: Sequence[str] = ()) -> Tokenizer:
+        """The tokenizer in a file or folder, of any format that `read_source` knows (its arguments are the same).
 
         Raises TokenizerError where there is none, it is damaged, or it declares no begin or end of a document.
         """
-        path = Path(path).expanduser()
-        file = path / "tokenizer.json" if path.is_dir() else path
-        if not file.is_file():
-            mend = "name a tokenizer.json, or a folder that holds one"
-            raise TokenizerError("no tokenizer there", where=str(file), mend=mend)
-        try:
-            backend = Backend.from_file(str(file))
-        except Exception as error:  # the package raises bare Exception for every defect
-            reason = " ".join(str(error).split())[:200]
-            raise TokenizerError(f"not a tokenizer: {reason}", where=str(file), mend="name another file") from None
-        config = _read_config(file.parent)
-        bos = _special(backend, config, "bos", _BOS_NAMES)
-        eos = _special(backend, config, "eos", _EOS_NAMES)
+        return cls.of(read_source(path, pattern=pattern, special=special))
+
+    @classmethod
+    def of(cls, source: Source) -> Tokenizer:
+        """The tokenizer that a source defines. Raises TokenizerError if no token begins or ends a document."""
+        backend = source.backend()
+        bos = _special(backend, source.config, "bos", _BOS_NAMES)
+        eos = _special(backend, source.config, "eos", _EOS_NAMES)
         if bos is None and eos is None:
             mend = 'put a tokenizer_config.json with "bos_token" and "eos_token" beside it'
-            raise TokenizerError("it declares no token that begins or ends a document", where=str(file), mend=mend)
+            raise TokenizerError("it declares no token that begins or ends a document", where=source.where, mend=mend)
         first = bos if bos is not None else eos
         last = eos if eos is not None else bos
-        return cls(backend, int(first or 0), int(last or 0), config)
+        return cls(backend, int(first or 0), int(last or 0), source.config)
 
 
 def _prepend_bos(backend: Backend, bos_id: int) -> None:
@@ -176,25 +172,6 @@ def _groups(parts: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]
             group, size = [], 0
     if group:
         yield group
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    """What the files beside a tokenizer.json say, the most specific last."""
-    config: dict[str, Any] = {}
-    for name in ("config.json", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json"):
-        file = folder / name
-        if not file.is_file():
-            continue
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise TokenizerError(f"damaged JSON: {error}", where=str(file), mend="mend or remove it") from None
-        if isinstance(found, dict):
-            config |= found
-    template = folder / "chat_template.jinja"
-    if template.is_file():
-        config["chat_template"] = template.read_text(encoding="utf-8")
-    return config
 
 
 def _special(backend: Backend, config: dict[str, Any], role: str, usual: Sequence[str]) -> int | None:

@@ -9,23 +9,38 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from lilliput.errors import TokenizerError
+
 Parents = tuple[str, str]
 
 
 def last_merges(model: dict[str, Any], pieces: Iterable[str] | None = None) -> dict[str, Parents | None]:
     """For each piece the two that its last merge joins; absent if its symbols alone never become that piece.
 
-    model: the `model` of a BPE definition. A piece of one symbol has no last merge (None).
+    model: the `model` of a BPE definition. A piece of one symbol has no last merge (None). Raises TokenizerError for continuing-subword prefixes.
     """
+    if model.get("continuing_subword_prefix"):
+        mend = "use a tokenizer without continuing_subword_prefix"
+        raise TokenizerError("byte-pair pieces with a prefix inside words are not known here", mend=mend)
     vocab = model["vocab"]
     ranks = {(left, right): rank for rank, (left, right) in enumerate(model["merges"])}
     found: dict[str, Parents | None] = {}
+    suffix = model.get("end_of_word_suffix") or ""
     for piece in vocab if pieces is None else pieces:
-        if len(piece) == 1:
+        symbols = symbols_of(piece, suffix)
+        if len(symbols) == 1:
             found[piece] = None
-        elif (parents := _last_merge(list(piece), ranks)) is not None:
+        elif (parents := _last_merge(symbols, ranks)) is not None:
             found[piece] = parents
     return found
+
+
+def symbols_of(piece: str, suffix: str = "") -> list[str]:
+    """What a piece's text is before any merge: its characters, the last with the end-of-word `suffix`."""
+    if not suffix or not piece.endswith(suffix) or piece == suffix:
+        return list(piece)
+    plain = piece.removesuffix(suffix)
+    return [*plain[:-1], plain[-1] + suffix]
 
 
 def _last_merge(symbols: list[str], ranks: dict[Parents, int]) -> Parents | None:

@@ -6,7 +6,7 @@ Series differ by colour (safe for the colour-blind), by marker and by dash, so n
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Literal
@@ -108,15 +108,54 @@ def dot_chart(
     values = [value for row in rows for value in (row.value, row.low, row.high) if value is not None]
     values += [ref.value for ref in references]
     x = make_axis([*values, *([0.0] if zero else [])], left, width - 70, wanted=7)
-    parts = []
-    for tick, text in zip(x.ticks, x.labels(), strict=True):
-        parts += [segment("grid", x(tick), top, x(tick), bottom), label(text, x(tick), bottom + 18, "middle")]
+    parts = _x_grid(x, top, bottom)
     for ref in references:
         at = x(ref.value)
         parts += [segment("ref", at, top, at, bottom), label(ref.name, at, top - 5, "middle")]
     parts += [_row(row, x, top + _ROW * (index + 0.5) + 4, zero) for index, row in enumerate(rows)]
     parts.append(label(x_label, (left + width - 70) / 2, bottom + 40, "middle", soft=False))
     return _document("".join(parts), title, width, round(bottom + 50))
+
+
+def compared_dots(
+    names: Sequence[str],
+    arms: Mapping[str, Sequence[float | None]],
+    *,
+    title: str = "",
+    x_label: str = "",
+    width: int = 760,
+) -> str:
+    """An SVG element with one row a name and on it one marker an arm, joined by a line: the same quantity of
+    several things, compared in each of several places.
+
+    arms: by name, a value for each of `names`, None where there is none. The axis begins at zero.
+    """
+    left = min(300.0, 24 + _CHAR * max(map(len, names), default=1))
+    markers = [Series(arm, [], [], style="points") for arm in arms]
+    legend, legend_height = _legend(markers, left, width - 40.0, 44.0 if title else 18.0)
+    top = (34 if title else 8) + legend_height
+    bottom = top + _ROW * max(1, len(names)) + 8
+    found = [value for values in arms.values() for value in values if value is not None]
+    x = make_axis([*found, 0.0], left, width - 40, wanted=7)
+    parts = _x_grid(x, top, bottom)
+    for index, name in enumerate(names):
+        at = top + _ROW * (index + 0.5) + 4
+        here = [(number, arm, values[index]) for number, (arm, values) in enumerate(arms.items())]
+        met = [(number, arm, value) for number, arm, value in here if value is not None and math.isfinite(value)]
+        parts.append(label(name, x.start - 12, at + 4, "end", soft=False))
+        if len(met) > 1:
+            parts.append(segment("axis", x(min(v for *_, v in met)), at, x(max(v for *_, v in met)), at))
+        parts += [marks.marker(n, x(v), at, _hover(f"{arm}, {name}", v, None, None)) for n, arm, v in met]
+    parts.append(label(x_label, (left + width - 40) / 2, bottom + 40, "middle", soft=False))
+    return _document("".join([*parts, legend]), title, width, round(bottom + 50))
+
+
+def _x_grid(x: Axis, top: float, bottom: float) -> list[str]:
+    """The upright lines of a dot chart, with their values."""
+    parts = []
+    for tick, text in zip(x.ticks, x.labels(), strict=True):
+        parts += [segment("grid", x(tick), top, x(tick), bottom), label(text, x(tick), bottom + 18, "middle")]
+    return parts
 
 
 def _row(row: Row, x: Axis, at: float, zero: bool) -> str:

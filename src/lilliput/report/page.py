@@ -9,33 +9,9 @@ from typing import Any
 
 from lilliput.progress import duration
 from lilliput.report.chart import Row, Series, dot_chart, line_chart
+from lilliput.report.look import bullets, card, html_page, note, tiles
 from lilliput.report.scale import thin
 from lilliput.report.text import amount, flatten, interval_text, load_lines
-
-_STYLE = """
-:root{--bg:#f6f7f9;--card:#fff;--ink:#1d2329;--soft:#5c6670;--line:#e3e7eb;--accent:#0072B2;--code:#f1f3f5}
-@media(prefers-color-scheme:dark){:root{--bg:#0e1114;--card:#15191e;--ink:#e8ecf0;--soft:#a3adb8;--line:#2b323a;
---accent:#5BB8F0;--code:#1d2329}}
-*{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--ink);
-font:15px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
-main{max-width:900px;margin:0 auto;padding:36px 20px 60px}
-h1{font-size:28px;line-height:1.2;margin:0 0 4px}h2{font-size:18px;margin:0 0 12px}p{margin:0 0 12px}
-.soft{color:var(--soft)}.card{background:var(--card);border:1px solid var(--line);border-radius:12px;
-padding:20px 22px;margin:18px 0;overflow-x:auto}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(165px,1fr));gap:14px;margin:22px 0 0}
-.tile{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:14px 18px}
-.tile b{display:block;font-size:25px;line-height:1.25;font-variant-numeric:tabular-nums}
-.tile span{color:var(--soft);font-size:13px}
-svg{width:100%;height:auto;display:block}
-table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:5px 14px 5px 0;vertical-align:top;
-border-bottom:1px solid var(--line)}tr:last-child td{border-bottom:0}td:first-child{color:var(--soft);
-white-space:nowrap;width:1%}td{font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
-pre{background:var(--code);border-radius:8px;padding:12px 14px;margin:0 0 12px;white-space:pre-wrap;
-overflow-wrap:anywhere;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
-pre mark{background:none;color:var(--accent)}ul{margin:0;padding-left:20px}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(380px,1fr));gap:0 18px}
-.grid .card{margin:9px 0}details summary{cursor:pointer;color:var(--soft)}
-"""
 
 
 def run_page(results: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
@@ -47,19 +23,13 @@ def run_page(results: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -
     name = str(results.get("name") or "run")
     sections = [
         _tiles(results),
-        _card("Held-out text", _held_out(results)),
-        _card("While it trained", _curves(metrics)),
-        _card("What it writes", _samples(results)),
-        _card("Use it", _use(results)),
+        card("Held-out text", _held_out(results)),
+        card("While it trained", _curves(metrics)),
+        card("What it writes", _samples(results)),
+        card("Use it", _use(results)),
         _details(results),
     ]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(name)} · Lilliput</title><style>{_STYLE}</style></head><body><main>"
-        f'<h1>{escape(name)}</h1><p class="soft">{escape(_subtitle(results))}</p>'
-        f"{''.join(sections)}</main></body></html>\n"
-    )
+    return html_page(name, _subtitle(results), sections)
 
 
 def _subtitle(results: Mapping[str, Any]) -> str:
@@ -76,21 +46,16 @@ def _subtitle(results: Mapping[str, Any]) -> str:
 
 def _tiles(results: Mapping[str, Any]) -> str:
     held, cost = results.get("held_out") or {}, results.get("cost") or {}
-    tiles = []
+    found = []
     if (value := held.get("bits_per_byte")) is not None:
-        tiles.append((f"{value:.4f}", f"bits per byte, held out {interval_text(held, brief=True)}".strip()))
+        found.append((f"{value:.4f}", f"bits per byte, held out {interval_text(held, brief=True)}".strip()))
     if (value := results.get("parameters")) is not None:
-        tiles.append((amount(value), "parameters"))
+        found.append((amount(value), "parameters"))
     if (value := cost.get("tokens")) is not None:
-        tiles.append((amount(value), "tokens seen"))
+        found.append((amount(value), "tokens seen"))
     if (value := cost.get("seconds")) is not None:
-        tiles.append((duration(value), "of training"))
-    cells = "".join(f'<div class="tile"><b>{escape(a)}</b><span>{escape(b)}</span></div>' for a, b in tiles)
-    return f'<div class="tiles">{cells}</div>' if cells else ""
-
-
-def _card(title: str, body: str) -> str:
-    return f'<section class="card"><h2>{escape(title)}</h2>{body}</section>' if body else ""
+        found.append((duration(value), "of training"))
+    return tiles(found)
 
 
 def _held_out(results: Mapping[str, Any]) -> str:
@@ -102,10 +67,10 @@ def _held_out(results: Mapping[str, Any]) -> str:
     for label, level in _baselines(results):
         rows.append(Row(label, level, colour=1))
     scored = [f"{amount(held[key])} {key}" for key in ("documents", "bytes") if held.get(key)]
-    note = f"Lower is better. {interval_text(held)}"
+    said = f"Lower is better. {interval_text(held)}"
     if scored:
-        note += f" Scored on {' and '.join(scored)} that the model never saw, each document alone."
-    return f"<p class='soft'>{escape(note)}</p>{dot_chart(rows, x_label='bits per byte', zero=True)}"
+        said += f" Scored on {' and '.join(scored)} that the model never saw, each document alone."
+    return note(said) + dot_chart(rows, x_label="bits per byte", zero=True)
 
 
 def _baselines(results: Mapping[str, Any]) -> list[tuple[str, float]]:
@@ -176,7 +141,7 @@ def _samples(results: Mapping[str, Any]) -> str:
         parts.append(f"<pre><mark>{escape(str(prompt))}</mark>{escape(str(text))}</pre>")
     if not parts:
         return ""
-    return "<p class='soft'>The coloured start was given; the rest is the model's.</p>" + "".join(parts)
+    return note("The coloured start was given; the rest is the model's.") + "".join(parts)
 
 
 def _use(results: Mapping[str, Any]) -> str:
@@ -184,7 +149,7 @@ def _use(results: Mapping[str, Any]) -> str:
     if not path:
         return ""
     return "".join(
-        f"<p class='soft'>{escape(label)}</p><pre>{escape(code)}</pre>" for label, code in load_lines(str(path))
+        f"{note(label)}<pre>{escape(code)}</pre>" for label, code in load_lines(str(path))
     )
 
 
@@ -203,17 +168,16 @@ def _details(results: Mapping[str, Any]) -> str:
     cards = []
     notes = results.get("notes") or []
     if notes:
-        items = "".join(f"<li>{escape(str(note))}</li>" for note in notes)
-        cards.append(_card("Derived values", f"<ul>{items}</ul>"))
+        cards.append(card("Derived values", bullets(map(str, notes))))
     cost = dict(results.get("cost") or {})
     results = {**results, "settled": cost.pop("config", None), "cost": cost}
     tables = [
-        _card(title, _table(flatten(results[key]))) for key, title in _SECTIONS if results.get(key)
+        card(title, _table(flatten(results[key]))) for key, title in _SECTIONS if results.get(key)
     ]
     cards.append(f'<div class="grid">{"".join(tables)}</div>')
     if asked := results.get("recipe"):
         body = f"<details><summary>every key of the recipe</summary>{_table(flatten(asked))}</details>"
-        cards.append(_card("What was asked", body))
+        cards.append(card("What was asked", body))
     return "".join(cards)
 
 

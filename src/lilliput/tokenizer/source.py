@@ -16,6 +16,7 @@ from tokenizers import Tokenizer as Backend
 
 from lilliput.errors import TokenizerError
 from lilliput.store import canonical_hash
+from lilliput.tokenizer.sentencepiece import read_sentencepiece
 
 # What `encode` depends on; the rest of a definition concerns decoding and the default call.
 _DECISIVE = ("added_tokens", "normalizer", "pre_tokenizer", "model")
@@ -83,6 +84,9 @@ def read_source(path: Path | str, *, pattern: str | None = None, special: Sequen
     if not file.is_file():
         mend = "name a tokenizer.json, or a folder that holds one"
         raise TokenizerError("no tokenizer there", where=str(file), mend=mend)
+    if file.suffix == ".model":
+        found = read_sentencepiece(file.read_bytes(), str(file))
+        return Source(found.definition, found.config | _read_config(file.parent), str(path), found.notes)
     try:
         # Through the package, so that whatever version wrote the file, merges and stages read the same.
         definition = json.loads(Backend.from_file(str(file)).to_str())

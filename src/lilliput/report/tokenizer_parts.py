@@ -90,8 +90,9 @@ def pieces(found: Sequence[str] | Sequence[Sequence[Any]], kind: str, total: int
         beside = "" if count is None else f"<small>{amount(int(count), exact=True)}</small>"
         text = escape(piece_text(piece, byte_level=kind == BYTE_LEVEL))
         shown.append(f"<span><code>{text or '&nbsp;'}</code>{beside}</span>")
-    more = f" <span class='soft'>… and {amount(total - len(found), exact=True)} more</span>"
-    return f"<p class='pieces'>{' '.join(shown)}{more if total and total > len(found) else ''}</p>"
+    if total is not None and total > len(found):
+        shown.append(f"<span class='soft'>… and {amount(total - len(found), exact=True)} more</span>")
+    return f"<p class='pieces'>{' '.join(shown)}</p>"
 
 
 def folded(title: str, body: str) -> str:

@@ -1,0 +1,318 @@
+"""The pages about tokenizers: what a count found, what compaction did, how several compare.
+
+Every section is left out where its data are. Pieces are given as they stand in the vocabulary and are shown
+readably: byte-level ones as the text they spell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lilliput.report.chart import compared_dots
+from lilliput.report.look import bullets, card, figures, html_page, note, tiles
+from lilliput.report.text import amount
+from lilliput.report.tokenizer_parts import (
+    change,
+    coverage_chart,
+    figure,
+    folded,
+    per_token,
+    percent,
+    said_pieces,
+)
+
+Data = Mapping[str, Any]
+_LEVELS = (0.9, 0.95, 0.97, 0.99, 0.999)
+_REASONS = {
+    "special": "special pieces",
+    "byte": "single bytes",
+    "character": "single characters",
+    "frequent": "the most frequent pieces",
+    "parent": "pieces that a kept one is merged from",
+}
+
+
+def count_page(data: Data) -> str:
+    """The page of a count.
+
+    data: `source` (text), `kind`, `vocab_size`, `documents`, `bytes`, `tokens`; `curve` {`sizes`, `coverage`}
+    (shares in ascending order of size; may hold every size); `languages` {NAME: {`documents`, `bytes`,
+    `tokens`}}; `corpus` [text]; `shards` [[i, n]] where it is only a part; `most_frequent` [[piece, count]];
+    `unused` {`pieces`, `examples` [piece]}: reachable and never met; `unreachable` the same: those the tokenizer
+    can never produce (absent or null: not examined); `notes` [text]. Any may be absent.
+    """
+    unused, kind = data.get("unused") or {}, str(data.get("kind", ""))
+    met = _met(data)
+    top = [(amount(data.get("tokens")), "tokens counted"), (amount(data.get("documents")), "documents")]
+    ratio = per_token(data.get("bytes") or 0, data.get("tokens") or 0)
+    top.append((figure(ratio), "bytes per token"))
+    if met is not None:
+        size = data.get("vocab_size")
+        top.append((amount(met, exact=True), f"of {amount(size, exact=True)} pieces were met"))
+    frequent = said_pieces("The most frequent, with their counts:", data.get("most_frequent") or [], kind)
+    sections = [
+        tiles(top),
+        card("How few pieces make up the text", _curve(data)),
+        card("By language", _count_languages(data)),
+        card("Most frequent pieces", frequent),
+        card("Pieces never met", _listed(unused, kind, "pieces could be produced and were not met in this corpus")),
+        card("Pieces it can never produce", _unreachable(data, kind)),
+        card("Notes", _notes(data)),
+    ]
+    return html_page(_named(data), _about(data), sections)
+
+
+def compact_page(data: Data) -> str:
+    """The page of a compaction.
+
+    data: `source`, `kind`, `vocab_size` {`before`, `after`}, `coverage` (share of the corpus's tokens that kept
+    pieces are), `curve` as in `count_page`, `bytes_per_token` {`before`, `after`}, `languages` {NAME:
+    {`documents`, `bytes`, `tokens` {`before`, `after`}}}, `share` (embedding and head in the model) null or
+    {`before`, `after`, `tied`, `width`, `body`}, `kept` {`special`, `byte`, `character`, `frequent`, `parent`:
+    pieces}, `dropped` {`pieces`, `never_met`, `most_frequent` [[piece, count]]}, `unreachable` {`pieces`,
+    `kept`, `examples`}, `normaliser` null or {`name`, `changes` [[before, after]]}, `notes` [text].
+    """
+    size, kind = data.get("vocab_size") or {}, str(data.get("kind", ""))
+    sections = [
+        _compact_tiles(data),
+        card("Where the new size lies", _curve(data)),
+        card("By language", _compact_languages(data)),
+        card("Embedding and head", _share(data)),
+        card("What was kept and dropped", _kept(data, kind)),
+        card("Pieces the source can never produce", _unreachable(data, kind)),
+        card("What the normaliser changes", _normaliser(data)),
+        card("Notes", _notes(data)),
+    ]
+    before, after = (amount(size.get(when), exact=True) for when in ("before", "after"))
+    return html_page(_named(data), f"{_about(data)} · {before} → {after} pieces", sections)
+
+
+def _named(data: Data) -> str:
+    """The tokenizer's own name: the last part of its path, however deep its folder is."""
+    where = str(data.get("source") or "tokenizer")
+    path = Path(where)
+    plain = path.name in ("tokenizer.json", "tokenizer.model", "vocab.txt") and path.parent.name
+    return path.parent.name if plain else path.name or where
+
+
+def _about(data: Data) -> str:
+    parts = [f"{data['kind']} tokenizer" if data.get("kind") else "A tokenizer"]
+    if corpus := data.get("corpus"):
+        parts.append("counted on " + ", ".join(map(str, corpus)))
+    if (shards := data.get("shards")) and any(n > 1 for _, n in shards):
+        parts.append("shards " + ", ".join(f"{i}/{n}" for i, n in shards))
+    return " · ".join(parts)
+
+
+def _met(data: Data) -> int | None:
+    """Pieces that occurred: where the curve stops rising."""
+    curve = data.get("curve") or {}
+    sizes, shares = curve.get("sizes") or [], curve.get("coverage") or []
+    return int(sizes[list(shares).index(shares[-1])]) if sizes else None
+
+
+def _curve(data: Data) -> str:
+    curve = data.get("curve") or {}
+    sizes, shares = curve.get("sizes") or [], curve.get("coverage") or []
+    if not sizes:
+        return ""
+    size, mark = data.get("vocab_size"), None
+    if isinstance(size, Mapping) and data.get("coverage") is not None:
+        mark = (f"the new vocabulary: {size['after']:,}", size["after"], data["coverage"])
+    rows = []
+    for level in _LEVELS:
+        reached = next((int(at) for at, share in zip(sizes, shares, strict=True) if share >= level), None)
+        rows.append([percent(level), "–" if reached is None else f"{reached:,}"])
+    said = "Pieces in the order of their frequency: how large a part of all tokens the first ones are."
+    if mark:
+        said += " The point lies under the curve by what specials, bytes and merge parents cost."
+    table = figures(["of all tokens", "are the most frequent"], rows)
+    return note(said) + coverage_chart({"most frequent pieces": curve}, mark) + table
+
+
+def _count_languages(data: Data) -> str:
+    rows, dots = [], {}
+    for name, group in (data.get("languages") or {}).items():
+        ratio = per_token(group["bytes"], group["tokens"])
+        dots[name] = ratio
+        counts = [amount(group[key], exact=True) for key in ("documents", "bytes", "tokens")]
+        rows.append([name, *counts, figure(ratio)])
+    if not rows:
+        return ""
+    chart = compared_dots(list(dots), {"bytes per token": list(dots.values())}, x_label="bytes per token")
+    table = figures(["language", "documents", "bytes", "tokens", "bytes per token"], rows)
+    return (chart if len(rows) > 1 else "") + table
+
+
+def _listed(found: Data, kind: str, words: str) -> str:
+    total = found.get("pieces")
+    if total is None:
+        return ""
+    said = f"{amount(total, exact=True)} {words}{', such as' if found.get('examples') else ''}."
+    return said_pieces(said.replace("such as.", "such as:"), found.get("examples") or [], kind, total)
+
+
+def _unreachable(data: Data, kind: str) -> str:
+    found = data.get("unreachable") or {}
+    body = _listed(found, kind, "pieces come out of no text, whatever it is")
+    if found.get("kept"):
+        body += note(f"{amount(found['kept'], exact=True)} of them are kept all the same, since others need them.")
+    return body
+
+
+def _notes(data: Data) -> str:
+    return bullets(map(str, data.get("notes") or []))
+
+
+def _compact_tiles(data: Data) -> str:
+    size, ratio, share = (data.get(key) or {} for key in ("vocab_size", "bytes_per_token", "share"))
+    found = []
+    if size:
+        found.append((amount(size["after"], exact=True), f"pieces, of {amount(size['before'], exact=True)}"))
+    if data.get("coverage") is not None:
+        found.append((percent(data["coverage"]), "of the tokens are kept pieces"))
+    if ratio:
+        was = f"bytes per token, {figure(ratio['before'])} before ({change(ratio['before'], ratio['after'])})"
+        found.append((figure(ratio["after"]), was))
+    if share:
+        was = f"of the model is embedding and head, {percent(share['before'])} before"
+        found.append((percent(share["after"]), was))
+    return tiles(found)
+
+
+def _compact_languages(data: Data) -> str:
+    rows, before, after = [], [], []
+    languages = data.get("languages") or {}
+    for name, group in languages.items():
+        was, now = (per_token(group["bytes"], group["tokens"][when]) for when in ("before", "after"))
+        before.append(was)
+        after.append(now)
+        sizes = [amount(group[key], exact=True) for key in ("documents", "bytes")]
+        rows.append([name, *sizes, figure(was), figure(now), change(was, now)])
+    if not rows:
+        return ""
+    chart = compared_dots(list(languages), {"before": before, "after": after}, x_label="bytes per token")
+    head = ["language", "documents", "bytes", "bytes per token before", "after", "change"]
+    return note("Fewer pieces mean shorter ones: how many bytes a token stands for.") + chart + figures(head, rows)
+
+
+def _share(data: Data) -> str:
+    share = data.get("share")
+    if not share:
+        return ""
+    size = data["vocab_size"]
+    sides = 1 if share["tied"] else 2
+    rows = []
+    for when in ("before", "after"):
+        table = sides * size[when] * share["width"]
+        counts = [amount(n, exact=True) for n in (size[when], table, table + share["body"])]
+        rows.append([when, *counts, percent(share[when])])
+    kind = "tied: one table of V × d" if share["tied"] else "untied: two tables of V × d"
+    said = f"Width d = {share['width']:,}, other layers {share['body']:,} parameters, {kind}."
+    return note(said) + figures(["", "pieces V", "embedding and head", "all parameters", "share"], rows)
+
+
+def _kept(data: Data, kind: str) -> str:
+    kept, dropped = data.get("kept") or {}, data.get("dropped") or {}
+    rows = [[words, amount(kept[key], exact=True)] for key, words in _REASONS.items() if key in kept]
+    rows += [[str(key), amount(value, exact=True)] for key, value in kept.items() if key not in _REASONS]
+    body = figures(["kept as", "pieces"], rows)
+    if dropped.get("pieces"):
+        never = dropped.get("never_met") or 0
+        said = f"{amount(dropped['pieces'], exact=True)} pieces were dropped; {amount(never, exact=True)} of them "
+        said += "never occurred in the corpus."
+        most = dropped.get("most_frequent") or []
+        body += "<br>" + said_pieces(f"{said} The most frequent of them:" if most else said, most, kind)
+    elif dropped:
+        body += "<br>" + note("No piece was dropped.")
+    return body
+
+
+def _normaliser(data: Data) -> str:
+    found = data.get("normaliser")
+    if not found:
+        return ""
+    said = f"The source normalises text ({found['name']}), and so does the new tokenizer: decoding gives back the "
+    said += "normalised text. Where the two differ in this corpus:"
+    changes = [[_with_numbers(before), _with_numbers(after)] for before, after in found.get("changes") or []]
+    if not changes:
+        return note(said.replace("Where the two differ in this corpus:", "No example was met."))
+    return note(said) + figures(["text", "becomes"], changes)
+
+
+def _with_numbers(text: str) -> str:
+    """A short text with the numbers of its characters, since the difference is often not to be seen."""
+    if len(text) > 8:
+        return text
+    return f"{text}  {' '.join(f'U+{ord(character):04X}' for character in text)}" if text else "(nothing)"
+
+
+def compare_page(data: Data) -> str:
+    """The page of a comparison.
+
+    data: what `lilliput.tokenizer.compare.compare` gives: `corpus` [text], `documents`, `bytes`, `characters`,
+    `tokenizers` [{`name`, `kind`, `vocab_size`, `share`, `curve`, `all`: figures, `languages` {NAME: figures},
+    `notes`}]. Figures: see `lilliput.tokenizer.compare.Figures`.
+    """
+    rows = data.get("tokenizers") or []
+    languages = list(dict.fromkeys(name for row in rows for name in row["languages"]))
+    sections = [
+        card("In all", _compare_table(rows, None)),
+        card("Bytes per token by language", _compare_dots(rows, languages)),
+        card("How few pieces make up the text", _compare_curves(rows)),
+        card("By language", "".join(_compare_language(rows, name) for name in languages)),
+        card("What the figures mean", bullets(_MEANINGS)),
+        card("Notes", bullets(f"{row['name']}: {text}" for row in rows for text in row.get("notes") or [])),
+    ]
+    counted = f"{amount(data.get('documents'))} documents, {amount(data.get('bytes'))} bytes"
+    about = f"{counted} of {', '.join(map(str, data.get('corpus') or [])) or 'text'}"
+    return html_page("Tokenizers compared", about, sections)
+
+
+_MEANINGS = (
+    "Bytes per token: UTF-8 bytes of text over tokens. More bytes a token are fewer steps for the same text.",
+    "90 %, 99 %: how many of its most frequent pieces make up so much of the tokens. Used: the share of its "
+    "pieces that occurred at all.",
+    "Rényi efficiency: H(p) / log V with H(p) = log(Σ p^2.5) / (1 − 2.5) over the frequencies p of the V pieces "
+    "(Zouhar et al. 2023). 1 means that all are used alike. It predicts quality roughly, and not across every pair.",
+    "In bytes: the share of characters that no piece holds whole, so that they are spelled in bytes.",
+    "Unknown: the share of characters that are lost behind the unknown token.",
+    "Model share: embedding and head over all parameters of the given body.",
+)
+_HEAD = ["tokenizer", "pieces", "bytes per token", "90 %", "99 %", "used", "Rényi", "in bytes", "unknown"]
+
+
+def _compare_table(rows: list[Data], language: str | None) -> str:
+    shares = language is None and any(row.get("share") for row in rows)
+    table = []
+    for row in rows:
+        found = row["all"] if language is None else row["languages"].get(language)
+        if found is None:
+            continue
+        cells = [row["name"], amount(row["vocab_size"], exact=True), figure(found["bytes_per_token"])]
+        cells += [amount(found["pieces_for"][level], exact=True) for level in ("0.9", "0.99")]
+        cells += [percent(found["used"]), figure(found["renyi_efficiency"])]
+        cells += [percent(found["in_bytes"]), percent(found["unknown"])]
+        if shares:
+            cells.append(percent((row.get("share") or {}).get("value")))
+        table.append(cells)
+    return figures([*_HEAD, "model share"] if shares else _HEAD, table)
+
+
+def _compare_dots(rows: list[Data], languages: list[str]) -> str:
+    found = {
+        row["name"]: [(row["languages"].get(name) or {}).get("bytes_per_token") for name in languages] for row in rows
+    }
+    return compared_dots(languages, found, x_label="bytes per token") if found and languages else ""
+
+
+def _compare_curves(rows: list[Data]) -> str:
+    return coverage_chart({row["name"]: row["curve"] for row in rows if row["curve"]["sizes"]})
+
+
+def _compare_language(rows: list[Data], name: str) -> str:
+    first = next(row["languages"][name] for row in rows if name in row["languages"])
+    title = f"{name}: {amount(first['documents'])} documents, {amount(first['bytes'])} bytes"
+    return folded(title, _compare_table(rows, name))

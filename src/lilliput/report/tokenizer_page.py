@@ -6,8 +6,7 @@ readably: byte-level ones as the text they spell.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lilliput.report.chart import compared_dots
@@ -22,6 +21,7 @@ from lilliput.report.tokenizer_parts import (
     percent,
     said_pieces,
 )
+from lilliput.tokenizer.compare import short_names
 
 Data = Mapping[str, Any]
 _LEVELS = (0.9, 0.95, 0.97, 0.99, 0.999)
@@ -90,11 +90,8 @@ def compact_page(data: Data) -> str:
 
 
 def _named(data: Data) -> str:
-    """The tokenizer's own name: the last part of its path, however deep its folder is."""
-    where = str(data.get("source") or "tokenizer")
-    path = Path(where)
-    plain = path.name in ("tokenizer.json", "tokenizer.model", "vocab.txt") and path.parent.name
-    return path.parent.name if plain else path.name or where
+    """The tokenizer's own name, however deep its folder is."""
+    return short_names([str(data.get("source") or "tokenizer")])[0]
 
 
 def _about(data: Data) -> str:
@@ -150,6 +147,8 @@ def _listed(found: Data, kind: str, words: str) -> str:
     total = found.get("pieces")
     if total is None:
         return ""
+    if total == 0:
+        return note("None.")
     said = f"{amount(total, exact=True)} {words}{', such as' if found.get('examples') else ''}."
     return said_pieces(said.replace("such as.", "such as:"), found.get("examples") or [], kind, total)
 
@@ -259,7 +258,7 @@ def compare_page(data: Data) -> str:
     rows = data.get("tokenizers") or []
     languages = list(dict.fromkeys(name for row in rows for name in row["languages"]))
     sections = [
-        card("In all", _compare_table(rows, None)),
+        card("In all", figures(*comparison(rows))),
         card("Bytes per token by language", _compare_dots(rows, languages)),
         card("How few pieces make up the text", _compare_curves(rows)),
         card("By language", "".join(_compare_language(rows, name) for name in languages)),
@@ -284,7 +283,8 @@ _MEANINGS = (
 _HEAD = ["tokenizer", "pieces", "bytes per token", "90 %", "99 %", "used", "Rényi", "in bytes", "unknown"]
 
 
-def _compare_table(rows: list[Data], language: str | None) -> str:
+def comparison(rows: Sequence[Data], language: str | None = None) -> tuple[list[str], list[list[str]]]:
+    """The table of a comparison as text: (head, one line a tokenizer), of one language or of all text."""
     shares = language is None and any(row.get("share") for row in rows)
     table = []
     for row in rows:
@@ -298,21 +298,21 @@ def _compare_table(rows: list[Data], language: str | None) -> str:
         if shares:
             cells.append(percent((row.get("share") or {}).get("value")))
         table.append(cells)
-    return figures([*_HEAD, "model share"] if shares else _HEAD, table)
+    return ([*_HEAD, "model share"] if shares else _HEAD), table
 
 
-def _compare_dots(rows: list[Data], languages: list[str]) -> str:
+def _compare_dots(rows: Sequence[Data], languages: list[str]) -> str:
     found = {
         row["name"]: [(row["languages"].get(name) or {}).get("bytes_per_token") for name in languages] for row in rows
     }
     return compared_dots(languages, found, x_label="bytes per token") if found and languages else ""
 
 
-def _compare_curves(rows: list[Data]) -> str:
+def _compare_curves(rows: Sequence[Data]) -> str:
     return coverage_chart({row["name"]: row["curve"] for row in rows if row["curve"]["sizes"]})
 
 
-def _compare_language(rows: list[Data], name: str) -> str:
+def _compare_language(rows: Sequence[Data], name: str) -> str:
     first = next(row["languages"][name] for row in rows if name in row["languages"])
     title = f"{name}: {amount(first['documents'])} documents, {amount(first['bytes'])} bytes"
-    return folded(title, _compare_table(rows, name))
+    return folded(title, figures(*comparison(rows, name)))

@@ -10,13 +10,12 @@ from typing import Any
 from lilliput.report.chart import Series, line_chart
 from lilliput.report.look import note
 from lilliput.report.text import amount
-from lilliput.tokenizer.spelling import piece_text
+from lilliput.tokenizer.spelling import BYTE_LEVEL, piece_text
 
 # Points of a curve: more would not be seen.
 _POINTS = 160
 # Series that differ in colour and dash; further ones need markers to be told apart.
 _DISTINCT = 6
-BYTE_LEVEL = "byte-level BPE"
 
 
 def percent(share: float | None) -> str:
@@ -45,7 +44,8 @@ def change(before: float | None, after: float | None) -> str:
     if not before or after is None:
         return "–"
     value = 100 * (after / before - 1)
-    return f"{'−' if value < 0 else '+'}{abs(value):.1f} %"
+    sign = "" if abs(value) < 0.05 else "−" if value < 0 else "+"
+    return f"{sign}{abs(value):.1f} %"
 
 
 def coverage_chart(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from functools import cache
 
+# The kind of tokenizer (`Source.kind`) whose pieces are written in letters that stand for bytes.
+BYTE_LEVEL = "byte-level BPE"
 _FALLBACK = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SHOWN = {" ": "␣", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 

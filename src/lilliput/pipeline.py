@@ -1,4 +1,5 @@
-"""The stages of `make`, in order: corpus, tokenizer, shards, plan, init, train, evaluate, model directory.
+"""The stages of `make`, in order: corpus, tokenizer (trained, taken or cut down), shards, plan, init, train,
+evaluate, model directory.
 
 Stages that other runs can share (corpus, tokenizer, shards, finished weights, scores) live in the store,
 found by the hash of what made them. What belongs to one run (its settled recipe, checkpoints, metrics, model,
@@ -17,6 +18,7 @@ import torch
 import yaml
 
 from lilliput import device as machine
+from lilliput.compaction import compact_for_run, read_recipe_source, tokenizer_place
 from lilliput.corpus.build import build_corpus
 from lilliput.corpus.documents import Documents
 from lilliput.corpus.shards import Shards, pack
@@ -58,7 +60,7 @@ from lilliput.train.derive import derive, flops
 from lilliput.train.loop import Evaluator, train
 
 # Raised when a stage's output changes for the same settings, so that older outputs are not taken for it.
-_FORMATS = {"corpus": 1, "tokenizer": 1, "shards": 1, "weights": 1}
+_FORMATS = {"corpus": 1, "tokenizer": 1, "compact": 1, "shards": 1, "weights": 1}
 
 # Text scored at each evaluation on the way, as a share of the text trained on: ten of them, each reading most text
 # twice (sliding windows) at a third of training's cost, then add about 5 % to the run.
@@ -139,14 +141,16 @@ class Run:
         if self.world.main:
             write_json(self.folder / "run.json", training_identity(self.asked, self.inputs))
         corpus = self._corpus()
-        tokenizer = self._tokenizer(corpus)
+        compacted = self._compacted(corpus)
+        tokenizer = self._tokenizer(corpus, compacted)
         packed = self._shards(corpus, tokenizer)
         shards = Shards(packed.path, "train", tokenizer.hash)
-        shape, config, notes = self._plan(shards, tokenizer)
+        base = self._base(compacted)
+        shape, config, notes = self._plan(shards, tokenizer, base)
         seen = config.tokens * packed.manifest["text_bytes"] / packed.manifest["tokens"]
         limit = min(self.asked.evaluate.during, int(_EVALUATION_SHARE * seen))
         evaluator = score_on_the_way(tokenizer, Documents(corpus.path, "dev"), limit)
-        weights = self._weights(packed.hash, shards, shape, config, evaluator)
+        weights = self._weights(packed.hash, shards, shape, config, evaluator, base)
         if weights is None:
             return {}
         made = Made(
@@ -182,11 +186,38 @@ class Run:
         )
         return stage
 
-    def _tokenizer(self, corpus: Stage) -> Tokenizer:
-        source = self.asked.tokenizer.source or self.asked.source
-        if source is not None:
-            tokenizer = Tokenizer.load(Path(source).expanduser())
-            say(f"tokenizer  {tokenizer.vocab_size:,} pieces, from {source}")
+    def _compacted(self, corpus: Stage) -> Stage | None:
+        """The tokenizer, or the model with it, cut down to what the corpus uses; None where that is not asked."""
+        if self.asked.tokenizer.compact is None:
+            return None
+
+        def build(folder: Path) -> dict[str, Any]:
+            return compact_for_run(self.asked, Documents(corpus.path, "train"), folder)
+
+        asked = self.asked.to_dict()
+        key = {
+            "format": _FORMATS["compact"],
+            "corpus": corpus.hash,
+            "tokenizer": self.inputs["tokenizer"],
+            "from": self.inputs["from"],
+            "compact": asked["tokenizer"]["compact"],
+            # By the rule the size follows from the body.
+            "body": [asked["budget"], asked["model"]] if asked["tokenizer"]["compact"] == "rule" else None,
+        }
+        stage = self._stage("compact", key, build)
+        found = stage.manifest
+        told = f"{found['vocab_size']:,} pieces of {found['before']:,}, {found['coverage']:.2%} of the tokens covered"
+        _tell("compact", stage, told)
+        for note in found["notes"]:
+            say(f"           {note}")
+        return stage
+
+    def _tokenizer(self, corpus: Stage, compacted: Stage | None) -> Tokenizer:
+        if compacted is not None:
+            return Tokenizer.load(compacted.path)
+        if self.asked.tokenizer.source or self.asked.source:
+            tokenizer = Tokenizer.of(read_recipe_source(self.asked))
+            say(f"tokenizer  {tokenizer.vocab_size:,} pieces, from {tokenizer_place(self.asked)}")
             return tokenizer
         vocab_size = derive_shape(self.asked).vocab_size
 
@@ -222,12 +253,20 @@ class Run:
         _tell("shards", stage, f"{count(tokens)} tokens, {size / tokens:.3f} bytes a token")
         return stage
 
-    def _plan(self, shards: Shards, tokenizer: Tokenizer) -> tuple[ModelConfig, TrainConfig, list[str]]:
+    def _base(self, compacted: Stage | None) -> Path | None:
+        """The model that training goes on from, cut down where that is asked; None for a new one."""
+        if self.asked.source is None:
+            return None
+        return compacted.path if compacted else Path(self.asked.source).expanduser()
+
+    def _plan(
+        self, shards: Shards, tokenizer: Tokenizer, base: Path | None
+    ) -> tuple[ModelConfig, TrainConfig, list[str]]:
         """Settle shape and training once; a resumed run takes what its `recipe.yaml` says."""
         settled_before = self.decide((self.folder / "recipe.yaml").exists())
         recipe = self._settled() if settled_before else self.asked
-        if recipe.source is not None:
-            shape = read_config(Path(recipe.source).expanduser() / "config.json")
+        if base is not None:
+            shape = read_config(base / "config.json")
         else:
             shape = derive_shape(recipe, tokenizer.vocab_size)
         shape = replace(
@@ -261,7 +300,13 @@ class Run:
         return build_recipe(values, where=str(self.folder / "recipe.yaml"))
 
     def _weights(
-        self, data: str, shards: Shards, shape: ModelConfig, config: TrainConfig, evaluator: Evaluator
+        self,
+        data: str,
+        shards: Shards,
+        shape: ModelConfig,
+        config: TrainConfig,
+        evaluator: Evaluator,
+        base: Path | None,
     ) -> Stage | None:
         """The finished weights: found, or trained here (None in all but the main process)."""
         key = {
@@ -280,7 +325,7 @@ class Run:
                 shutil.copyfile(found.path / "metrics.jsonl", self.folder / "metrics.jsonl")
             return found
         torch.set_num_threads(config.threads)
-        model = self._initial(shape)
+        model = self._initial(shape, base)
         done = train(model, shards, config, self.folder, device=self.device, evaluator=evaluator)
         if not self.world.main:
             return None
@@ -293,9 +338,9 @@ class Run:
 
         return self.store.stage("weights", key, publish)
 
-    def _initial(self, shape: ModelConfig) -> Decoder:
-        if self.asked.source is not None:
-            return read_weights(Path(self.asked.source).expanduser(), shape)
+    def _initial(self, shape: ModelConfig, base: Path | None) -> Decoder:
+        if base is not None:
+            return read_weights(base, shape)
         model = Decoder(shape)
         initialise(model, self.asked.seed)
         return model

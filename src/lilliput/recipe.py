@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lilliput.errors import ConfigError, nearest
 
@@ -46,11 +46,38 @@ class SourceSpec(_Settings):
     field: str = Field("text", description="the JSONL or Parquet field that holds the text")
 
 
-class TokenizerSettings(_Settings):
-    """The tokenizer: trained on the corpus, or an existing one."""
+def parse_compact(value: object) -> object:
+    """`rule`, a number of pieces (`4096`, `16k`: int) or a coverage (`0.97`, `97%`: float between 0 and 1)."""
+    if isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str) and value.strip().endswith("%"):
+        try:
+            value = float(value.strip()[:-1]) / 100
+        except ValueError:
+            return value
+    if isinstance(value, float) and 0 < value < 1:
+        return value
+    return parse_size(value)
 
-    source: str | None = Field(None, alias="from", description="use this tokenizer.json or model directory")
-    vocab_size: Size | None = Field(None, ge=257, le=1_000_000, description="pieces, special ones included")
+
+def _check_compact(value: int | float | str | None) -> int | float | str | None:
+    number = isinstance(value, int) and value >= 2
+    if value in (None, "rule") or number or (isinstance(value, float) and 0 < value < 1):
+        return value
+    raise ValueError("give a number of pieces, a coverage between 0 and 1 (0.97 or 97%), or rule")
+
+
+Compact = Annotated[int | float | str | None, BeforeValidator(parse_compact), AfterValidator(_check_compact)]
+
+
+class TokenizerSettings(_Settings):
+    """The tokenizer: trained on the corpus, or an existing one, which may be cut down."""
+
+    source: str | None = Field(None, alias="from", description="use this tokenizer: a file or a model directory")
+    vocab_size: Size | None = Field(None, ge=257, le=1_000_000, description="pieces to train, special ones included")
+    compact: Compact = Field(None, description="cut it down: to so many pieces, to a coverage (0.97), or by `rule`")
+    pattern: str | None = Field(None, description="tiktoken files: the regular expression that cuts text into words")
+    special: list[str] = Field([], description="tiktoken files: names of the special tokens")
 
 
 class Budget(_Settings):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lilliput.compaction import read_recipe_source, tokenizer_place
 from lilliput.corpus.sources import source_identity
 from lilliput.errors import ConfigError
 from lilliput.export.hf import load_model_dir
@@ -21,10 +22,9 @@ FREE_SETTINGS = ("save_every", "eval_every", "tensorboard")
 
 def check_request(recipe: Recipe) -> None:
     """Refuse what cannot be made, before any work. Raises UserError."""
+    _check_tokenizer(recipe)
     if recipe.source is None:
-        own = recipe.tokenizer.source
-        vocab_size = Tokenizer.load(Path(own).expanduser()).vocab_size if own else None
-        derive_shape(recipe, vocab_size)
+        derive_shape(recipe, _known_size(recipe))
         return
     ignored = [
         *(f"model.{name}" for name, value in recipe.model if value != ModelSettings.model_fields[name].default),
@@ -37,6 +37,31 @@ def check_request(recipe: Recipe) -> None:
             where=f"from={recipe.source}",
             mend=f"leave out {' and '.join(ignored)}, or leave out from",
         )
+
+
+def _check_tokenizer(recipe: Recipe) -> None:
+    asked = recipe.tokenizer
+    if asked.compact is not None:
+        tokenizer_place(recipe)
+        if asked.vocab_size is not None:
+            mend = "leave out tokenizer.vocab_size"
+            raise ConfigError("compact and vocab_size both set the size", where="tokenizer.compact", mend=mend)
+    elif asked.source is not None and asked.vocab_size is not None:
+        mend = f"to cut it down: tokenizer.compact={asked.vocab_size}"
+        raise ConfigError("a tokenizer that exists has its own size", where="tokenizer.vocab_size", mend=mend)
+    if asked.source is None and (asked.pattern or asked.special):
+        mend = "name a tiktoken file: tokenizer.from=FILE"
+        raise ConfigError("pattern and special are for a tokenizer that exists", where="tokenizer", mend=mend)
+
+
+def _known_size(recipe: Recipe) -> int | None:
+    """The vocabulary as far as it is known before the corpus is read."""
+    asked = recipe.tokenizer
+    if isinstance(asked.compact, int):
+        return asked.compact
+    if asked.source is None or asked.compact is not None:
+        return None
+    return Tokenizer.of(read_recipe_source(recipe)).vocab_size
 
 
 def identify(recipe: Recipe) -> dict[str, Any]:
@@ -53,7 +78,7 @@ def identify(recipe: Recipe) -> dict[str, Any]:
         files = [folder / "config.json", folder / "tokenizer.json", *sorted(folder.glob("*.safetensors"))]
         inputs["from"] = {file.name: file_hash(file) for file in files if file.exists()}
     if recipe.tokenizer.source is not None:
-        inputs["tokenizer"] = Tokenizer.load(Path(recipe.tokenizer.source).expanduser()).hash
+        inputs["tokenizer"] = Tokenizer.of(read_recipe_source(recipe)).hash
     return inputs
 
 
@@ -86,7 +111,9 @@ def settle(recipe: Recipe, shape: ModelConfig, config: TrainConfig) -> str:
     """The recipe with every derived value filled in, as YAML."""
     values = recipe.to_dict()
     if recipe.source is None:
-        if recipe.tokenizer.source is None:
+        if recipe.tokenizer.compact is not None:
+            values["tokenizer"]["compact"] = shape.vocab_size
+        elif recipe.tokenizer.source is None:
             # What was planned: the tokenizer may have turned out smaller where the text is short.
             values["tokenizer"]["vocab_size"] = derive_shape(recipe).vocab_size
         values["model"] |= {

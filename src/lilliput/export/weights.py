@@ -77,14 +77,15 @@ def _check_tied(head: Tensor, embedding: Tensor, seen: set[str], folder: Path) -
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Every stored tensor, one at a time, the embedding before the head."""
-    files = _weight_files(folder)
-    places = [(name, file) for file in files for name in _names(file)]
+    files = weight_files(folder)
+    places = [(name, file) for file in files for name in tensor_names(file)]
     for name, file in sorted(places, key=lambda place: place[0] == _HEAD):
         with safe_open(file, framework="pt") as opened:
             yield name, opened.get_tensor(name)
 
 
-def _names(file: Path) -> list[str]:
+def tensor_names(file: Path) -> list[str]:
+    """Names of the tensors in a safetensors file; ModelError where it is damaged."""
     try:
         with safe_open(file, framework="pt") as opened:
             return list(opened.keys())
@@ -94,11 +95,17 @@ def _names(file: Path) -> list[str]:
         ) from None
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def index_file(folder: Path) -> Path | None:
+    """The index of weights that lie in several files; None where one file holds them."""
+    index = folder / _INDEX
+    return index if index.is_file() and not (folder / WEIGHTS).is_file() else None
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold a model's weights. Raises ModelError where there are none or one is absent."""
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
-    index = folder / _INDEX
-    if index.is_file():
+    if (index := index_file(folder)) is not None:
         try:
             files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:

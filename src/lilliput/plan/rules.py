@@ -114,6 +114,31 @@ def _vocabulary(width: int, target: int, tied: bool) -> int:
     return fits[-1] if fits else _MIN_VOCAB
 
 
+def rule_size(width: int, body: int, *, tied: bool) -> int:
+    """The largest vocabulary, a multiple of 64, whose embedding and head stay below 20 % of all parameters
+    (PanGu-π Pro §2.1). body: all other parameters. At least 64."""
+    tables = 1 if tied else 2
+    # V·t·d < s·(V·t·d + body)  ⇔  V < s/(1−s) · body/(t·d)
+    limit = MAX_SHARE / (1 - MAX_SHARE) * body / (tables * width)
+    return max(64, (math.ceil(limit) - 1) // 64 * 64)
+
+
+def rule_vocabulary(recipe: Recipe) -> int:
+    """`rule_size` for the shape that `recipe` asks for, before its vocabulary is known."""
+    shape = derive_shape(recipe)
+    tables = 1 if shape.tied else 2
+    budget = recipe.budget.params
+    # Under a budget the body is what the vocabulary leaves of it; else it is as given.
+    body = (1 - MAX_SHARE) * budget if budget else shape.parameters() - tables * shape.vocab_size * shape.width
+    return rule_size(shape.width, int(body), tied=shape.tied)
+
+
+def share(vocab_size: int, width: int, body: int, *, tied: bool) -> float:
+    """Embedding and head over all parameters: V·d/(V·d + body), untied 2·V·d/(2·V·d + body) (PanGu-π Pro §2.1)."""
+    table = vocab_size * width * (1 if tied else 2)
+    return table / (table + body)
+
+
 def _tied(recipe: Recipe, target: int) -> bool:
     return recipe.model.tied if recipe.model.tied is not None else target < 1_000_000_000
 

@@ -1,61 +1,31 @@
-"""How byte-pair encoding builds each piece: the merges that its own symbols go through.
+"""From a list of pieces in order to a list of merges, as the BPE of `tokenizers` wants them.
 
-Merging inside a span of text does not depend on what stands around it as long as no merge crosses its borders.
-So a piece can come out of merging only if its own symbols, alone, end in it, and then by exactly these merges.
+SentencePiece and tiktoken know no merges: they join the two neighbours whose text is the best piece, the leftmost
+of equals. The BPE of `tokenizers` ranks pairs, so each piece becomes all its splits into two pieces. The splits of
+one piece then have different ranks where the other libraries see equals. That matters only where two of them
+overlap: in p·q·s with pq = qs = the piece, so p and s are equally long and the cuts lie at i and n − i. The leftmost
+is the one with the cut at i where the piece ends as it begins for n − i characters, and `_cuts` puts it first. Both
+can hold only if the piece repeats one string; such runs are joined from the left into shrinking parts, never p·q·s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
-from lilliput.errors import TokenizerError
-
-Parents = tuple[str, str]
+from collections.abc import Collection, Iterable, Iterator
 
 
-def last_merges(model: dict[str, Any], pieces: Iterable[str] | None = None) -> dict[str, Parents | None]:
-    """For each piece the two that its last merge joins; absent if its symbols alone never become that piece.
-
-    model: the `model` of a BPE definition. A piece of one symbol has no last merge (None). Raises TokenizerError for continuing-subword prefixes.
-    """
-    if model.get("continuing_subword_prefix"):
-        mend = "use a tokenizer without continuing_subword_prefix"
-        raise TokenizerError("byte-pair pieces with a prefix inside words are not known here", mend=mend)
-    vocab = model["vocab"]
-    ranks = {(left, right): rank for rank, (left, right) in enumerate(model["merges"])}
-    found: dict[str, Parents | None] = {}
-    suffix = model.get("end_of_word_suffix") or ""
-    for piece in vocab if pieces is None else pieces:
-        symbols = symbols_of(piece, suffix)
-        if len(symbols) == 1:
-            found[piece] = None
-        elif (parents := _last_merge(symbols, ranks)) is not None:
-            found[piece] = parents
-    return found
+def merge_list(pieces: Iterable[str], parts: Collection[str]) -> list[list[str]]:
+    """Every split of each piece into two of `parts`, in the order of `pieces` (the best first)."""
+    return [
+        [piece[:at], piece[at:]] for piece in pieces for at in _cuts(piece) if piece[:at] in parts and piece[at:] in parts
+    ]
 
 
-def symbols_of(piece: str, suffix: str = "") -> list[str]:
-    """What a piece's text is before any merge: its characters, the last with the end-of-word `suffix`."""
-    if not suffix or not piece.endswith(suffix) or piece == suffix:
-        return list(piece)
-    plain = piece.removesuffix(suffix)
-    return [*plain[:-1], plain[-1] + suffix]
-
-
-def _last_merge(symbols: list[str], ranks: dict[Parents, int]) -> Parents | None:
-    """The pair joined last when all of `symbols` become one; None if they never do."""
-    never = len(ranks)
-    pairs = [ranks.get(pair, never) for pair in zip(symbols, symbols[1:], strict=False)]
-    while len(symbols) > 2:
-        best = min(pairs)
-        if best == never:
-            return None
-        at = pairs.index(best)  # the leftmost of equal ones
-        symbols[at : at + 2] = [symbols[at] + symbols[at + 1]]
-        del pairs[at]
-        if at:
-            pairs[at - 1] = ranks.get((symbols[at - 1], symbols[at]), never)
-        if at < len(pairs):
-            pairs[at] = ranks.get((symbols[at], symbols[at + 1]), never)
-    return (symbols[0], symbols[1]) if pairs[0] < never else None
+def _cuts(piece: str) -> Iterator[int]:
+    """The places where a piece can be cut: of i and n − i first the one that is leftmost where both overlap."""
+    size = len(piece)
+    for early in range(1, size // 2 + 1):
+        late = size - early
+        early_first = piece[early:] == piece[:late] and piece[late:] != piece[:early]
+        yield early if early_first else late
+        if early != late:
+            yield late if early_first else early

@@ -124,8 +124,8 @@ def _word_pieces(model: dict[str, Any]) -> Found:
 
     def spelled(piece: str) -> bool:
         inside = piece.startswith(prefix)
-        first, *rest = piece.removeprefix(prefix) if inside else piece
-        return (prefix * inside + first in vocab) and all(prefix + letter in vocab for letter in rest)
+        letters = piece.removeprefix(prefix) if inside else piece
+        return (prefix * inside + letters[0] in vocab) and all(prefix + letter in vocab for letter in letters[1:])
 
     words = [piece for piece in vocab if piece and piece != prefix]
     yield "character", [piece for piece in words if len(piece.removeprefix(prefix)) == 1]

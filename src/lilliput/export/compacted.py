@@ -1,0 +1,157 @@
+"""A compacted tokenizer as a folder that `AutoTokenizer` loads, and the model that goes with it.
+
+The rows of embedding and head follow the pieces; every other tensor is copied as it is, whatever the model's
+architecture and number type; so the new model says of the kept pieces exactly what the old one said.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from lilliput.errors import ModelError
+from lilliput.export.weights import index_file, tensor_names, weight_files
+from lilliput.model.carve import take
+from lilliput.model.spaces import Axis
+from lilliput.store import read_json, write_atomic, write_json
+from lilliput.tokenizer.compact import Compaction
+from lilliput.tokenizer.renumber import renumber_config
+from lilliput.tokenizer.source import Source
+
+ID_MAP = "ids.json"
+# How the architectures of transformers name what has one row for each piece.
+_EMBEDDINGS = (
+    "embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "shared.weight",
+)  # fmt: skip
+_HEADS = (
+    "lm_head.weight", "lm_head.bias", "embed_out.weight", "cls.predictions.bias",
+    "cls.predictions.decoder.weight", "cls.predictions.decoder.bias",
+)  # fmt: skip
+# What a tokenizer_config.json says of its own class; the new folder is of the plain fast class.
+_CLASS_KEYS = (
+    "tokenizer_class", "auto_map", "add_bos_token", "add_eos_token", "backend", "fast", "from_slow", "is_local",
+    "legacy", "name_or_path", "sp_model_kwargs", "tokenizer_file", "vocab_file", "merges_file", "model_type",
+    "special_tokens_map_file", "errors", "do_lower_case", "do_basic_tokenize", "never_split", "strip_accents",
+    "tokenize_chinese_chars",
+)  # fmt: skip
+
+
+def has_model(folder: Path) -> bool:
+    """Whether a tokenizer's folder is a model directory."""
+    return folder.is_dir() and (folder / "config.json").is_file()
+
+
+def write_tokenizer(out: Path, source: Source, config: Mapping[str, Any] | None = None) -> None:
+    """Write `tokenizer.json` and a `tokenizer_config.json` with which `AutoTokenizer` gives what `source` gives,
+    with no model beside it. config: what a tokenizer_config.json of the source said, numbers already new."""
+    pieces = source.pieces
+    kept = {name: value for name, value in (config or {}).items() if name not in _CLASS_KEYS}
+    for name, value in {**source.config, **kept}.items():
+        if name.endswith("_token"):
+            content = value.get("content") if isinstance(value, dict) else value
+            # A token that is no piece would be added by AutoTokenizer, beyond the size asked for.
+            kept.pop(name, None)
+            if content in pieces:
+                kept[name] = content
+    if "chat_template" in source.config:
+        kept["chat_template"] = source.config["chat_template"]
+    written = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **kept}
+    text = json.dumps(source.definition, ensure_ascii=False, indent=1)
+    write_atomic(out / "tokenizer.json", f"{text}\n")
+    write_json(out / "tokenizer_config.json", written)
+
+
+def write_compacted(out: Path, compaction: Compaction, folder: Path) -> dict[str, Any]:
+    """Write the compacted tokenizer into `out`, with its id map; and the model in `folder`, if there is one.
+
+    Returns what `model_share` says of the model before and after. Raises ModelError for weights that cannot be
+    cut, before anything of them is written.
+    """
+    new = {int(old): number for number, old in enumerate(compaction.ids)}
+    own = folder / "tokenizer_config.json"
+    config = renumber_config(read_json(own), new) if own.is_file() else None
+    write_tokenizer(out, compaction.source, config)
+    write_json(out / ID_MAP, {"old": compaction.ids.tolist()})
+    if has_model(folder):
+        _write_model(out, compaction, folder, new)
+    return {}
+
+
+def _write_model(out: Path, compaction: Compaction, folder: Path, new: Mapping[int, int]) -> None:
+    config = read_json(folder / "config.json")
+    rows = _rows(config, folder)
+    if config.get("quantization_config"):
+        raise ModelError("its weights are quantised", where=str(folder), mend="give the model before quantisation")
+    if rows <= int(compaction.ids.max()):
+        reason = f"the tokenizer has more pieces than the model's {rows} rows"
+        raise ModelError(reason, where=str(folder), mend="give the tokenizer that the model was trained with")
+    size = len(compaction.ids)
+    files = weight_files(folder)
+    _check_tables(files, rows, folder)
+    kept = {"vocab": torch.from_numpy(compaction.ids)}
+    saved = 0
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, no mapping
+            metadata = opened.metadata() or {"format": "pt"}
+        for name, tensor in tensors.items():
+            if _is_table(name):
+                axes = [Axis("vocab"), *(Axis("hidden") for _ in tensor.shape[1:])]
+                tensors[name] = take(tensor, axes, kept).contiguous()
+            saved += tensors[name].nbytes
+        save_file(tensors, out / file.name, metadata=metadata)
+    if (index := index_file(folder)) is not None:
+        found = read_json(index)
+        write_json(out / index.name, {**found, "metadata": {**found.get("metadata", {}), "total_size": saved}})
+    write_json(out / "config.json", _with_size(renumber_config(config, new), rows, size))
+    if (folder / "generation_config.json").is_file():
+        write_json(out / "generation_config.json", renumber_config(read_json(folder / "generation_config.json"), new))
+    for file in folder.glob("LICENSE*"):
+        shutil.copyfile(file, out / file.name)
+
+
+def _rows(config: Mapping[str, Any], folder: Path) -> int:
+    nested = config.get("text_config")
+    rows = config.get("vocab_size", nested.get("vocab_size") if isinstance(nested, dict) else None)
+    if not isinstance(rows, int):
+        raise ModelError("config.json does not say vocab_size", where=str(folder), mend="give a language model")
+    return rows
+
+
+def _with_size(config: dict[str, Any], before: int, after: int) -> dict[str, Any]:
+    """`config` with the new `vocab_size`, nested ones included."""
+    return {
+        name: after
+        if name == "vocab_size" and value == before
+        else _with_size(value, before, after)
+        if isinstance(value, dict)
+        else value
+        for name, value in config.items()
+    }
+
+
+def _is_table(name: str) -> bool:
+    return any(name == ending or name.endswith(f".{ending}") for ending in (*_EMBEDDINGS, *_HEADS))
+
+
+def _check_tables(files: list[Path], rows: int, folder: Path) -> None:
+    """Every table has one row for each number, and there is an embedding among them."""
+    embeddings = 0
+    for file in files:
+        with safe_open(file, framework="pt") as opened:
+            for name in filter(_is_table, tensor_names(file)):
+                embeddings += any(name.endswith(ending) for ending in _EMBEDDINGS)
+                found = opened.get_slice(name).get_shape()[0]
+                if found != rows:
+                    reason = f"{name} has {found} rows, but config.json says vocab_size {rows}"
+                    raise ModelError(reason, where=str(folder), mend="give the config.json that belongs to the weights")
+    if not embeddings:
+        known = ", ".join(_EMBEDDINGS)
+        raise ModelError(f"no embedding is known by name among its weights ({known})", where=str(folder))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lilliput.errors import TokenizerError
-from lilliput.tokenizer.merges import last_merges, symbols_of
+from lilliput.tokenizer.derivation import last_merges, symbols_of
 from lilliput.tokenizer.source import Source
 
 BLANK = "\u2581"  # what SentencePiece writes for a space

@@ -15,9 +15,8 @@ from collections.abc import Collection, Iterable, Iterator
 
 def merge_list(pieces: Iterable[str], parts: Collection[str]) -> list[list[str]]:
     """Every split of each piece into two of `parts`, in the order of `pieces` (the best first)."""
-    return [
-        [piece[:at], piece[at:]] for piece in pieces for at in _cuts(piece) if piece[:at] in parts and piece[at:] in parts
-    ]
+    splits = ((piece[:at], piece[at:]) for piece in pieces for at in _cuts(piece))
+    return [[left, right] for left, right in splits if left in parts and right in parts]
 
 
 def _cuts(piece: str) -> Iterator[int]:

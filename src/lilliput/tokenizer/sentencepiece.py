@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Any
 
 from lilliput.errors import MissingExtra, TokenizerError
 from lilliput.tokenizer.definition import Read, begin_with, compose, replace, sequence, split
+from lilliput.tokenizer.merges import merge_list
 
 _SPACE = "\u2581"
 _MEND = "name a SentencePiece .model file, whole"
@@ -50,15 +52,14 @@ def read_sentencepiece(data: bytes, where: str) -> Read:
 
 def _parse(data: bytes, where: str) -> Any:
     try:
-        from sentencepiece import sentencepiece_model_pb2 as format_of
+        messages = import_module("sentencepiece.sentencepiece_model_pb2")
+        damaged = import_module("google.protobuf.message").DecodeError
     except ImportError:
-        raise MissingExtra("sentencepiece with protobuf", "tokenizers") from None
-    from google.protobuf.message import DecodeError
-
-    proto = format_of.ModelProto()
+        raise MissingExtra("sentencepiece (with protobuf)", "tokenizers") from None
+    proto = messages.ModelProto()
     try:
         proto.ParseFromString(data)
-    except DecodeError as error:
+    except damaged as error:
         raise TokenizerError(f"not a SentencePiece model: {error}", where=where, mend=_MEND) from None
     return proto
 
@@ -72,14 +73,8 @@ def _merges(pieces: Iterable[tuple[str, float]]) -> list[list[str]]:
     then the next begins: longer pieces come first.
     """
     scores = dict(pieces)
-    known = scores.keys() | {character for piece in scores for character in piece}
     order = sorted((piece for piece in scores if len(piece) > 1), key=lambda piece: (-scores[piece], -len(piece)))
-    return [
-        [piece[:at], piece[at:]]
-        for piece in order
-        for at in range(1, len(piece))
-        if piece[:at] in known and piece[at:] in known
-    ]
+    return merge_list(order, scores.keys())
 
 
 def _normalizer(spec: Any) -> dict[str, Any] | None:

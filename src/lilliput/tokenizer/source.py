@@ -16,7 +16,12 @@ from tokenizers import Tokenizer as Backend
 
 from lilliput.errors import TokenizerError
 from lilliput.store import canonical_hash
+from lilliput.tokenizer.definition import Read
+from lilliput.tokenizer.fast import parse_json, read_fast, read_pair
+from lilliput.tokenizer.formats import find_file, format_of, read_bytes
 from lilliput.tokenizer.sentencepiece import read_sentencepiece
+from lilliput.tokenizer.tiktoken import read_tiktoken
+from lilliput.tokenizer.wordpiece import read_wordpiece
 
 # What `encode` depends on; the rest of a definition concerns decoding and the default call.
 _DECISIVE = ("added_tokens", "normalizer", "pre_tokenizer", "model")
@@ -73,27 +78,48 @@ class Source:
 
 
 def read_source(path: Path | str, *, pattern: str | None = None, special: Sequence[str] = ()) -> Source:
-    """The tokenizer in a file, or in a folder that holds one (a model directory).
+    """The tokenizer in a file, or in a folder that holds one (a model directory). Its content tells the format.
 
     pattern: the regular expression that cuts text into words, for a tiktoken file (which holds none).
-    special: names of special tokens for a tiktoken file, numbered from its end on.
-    Raises TokenizerError where there is none, it is damaged, or of a format that is not known.
+    special: names of special tokens for a tiktoken file, numbered from its end on; NAME=ID gives one its number.
+    Raises TokenizerError where there is none, it is damaged, or of a format that is not known; MissingExtra where
+    a SentencePiece model needs the package.
     """
     path = Path(path).expanduser()
-    file = path / "tokenizer.json" if path.is_dir() else path
-    if not file.is_file():
-        mend = "name a tokenizer.json, or a folder that holds one"
-        raise TokenizerError("no tokenizer there", where=str(file), mend=mend)
-    if file.suffix == ".model":
-        found = read_sentencepiece(file.read_bytes(), str(file))
-        return Source(found.definition, found.config | _read_config(file.parent), str(path), found.notes)
-    try:
-        # Through the package, so that whatever version wrote the file, merges and stages read the same.
-        definition = json.loads(Backend.from_file(str(file)).to_str())
-    except Exception as error:  # the package raises bare Exception for every defect
-        reason = " ".join(str(error).split())[:200]
-        raise TokenizerError(f"not a tokenizer: {reason}", where=str(file), mend="name another file") from None
-    return Source(definition, _read_config(file.parent), str(path))
+    file = find_file(path)
+    data = read_bytes(file)
+    kind = format_of(data, str(file))
+    if (pattern is not None or special) and kind != "tiktoken":
+        mend = "leave --pattern and --special out: they are for a tiktoken file"
+        raise TokenizerError(f"its file holds its own pattern and special tokens ({kind})", where=str(file), mend=mend)
+    declared = _read_config(file.parent)
+    if kind == "tiktoken":
+        found = read_tiktoken(data, str(file), pattern, special)
+    elif kind == "sentencepiece":
+        found = read_sentencepiece(data, str(file))
+    elif kind == "wordpiece":
+        found = read_wordpiece(data, str(file), declared)
+    else:
+        found = _read_json(file, data, kind, declared)
+    return Source(found.definition, found.config | declared, str(path), found.notes)
+
+
+def _read_json(file: Path, data: bytes, kind: str, declared: dict[str, Any]) -> Read:
+    """A `tokenizer.json`, or one of a vocab.json and a merges.txt that lie beside each other."""
+    if kind == "json":
+        content = parse_json(data, file)
+        if "model" in content or not content or not all(isinstance(number, int) for number in content.values()):
+            return read_fast(content, str(file), declared)
+        other = file.with_name("merges.txt")
+    else:
+        other = file.with_name("vocab.json")
+    if not other.is_file():
+        mend = f"put {other.name} beside it"
+        raise TokenizerError(f"not a tokenizer by itself: there is no {other.name}", where=str(file), mend=mend)
+    second = read_bytes(other)
+    if kind != "json":
+        content, second = parse_json(second, other), data
+    return read_pair(content, second.decode("utf-8", "replace"), str(file), declared)
 
 
 def _stages(stage: dict[str, Any] | None) -> list[str]:

@@ -1,0 +1,115 @@
+"""Reading Hugging Face's files: `tokenizer.json`, and GPT-2's pair of `vocab.json` and `merges.txt`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lilliput.errors import TokenizerError
+from lilliput.tokenizer.definition import Read, added_token, canonical, compose
+
+_KINDS = ("BPE", "Unigram", "WordPiece")
+_SINGLE = ("bos_token", "eos_token", "unk_token", "pad_token", "mask_token", "cls_token", "sep_token")
+
+
+def read_fast(definition: dict[str, Any], where: str, declared: dict[str, Any]) -> Read:
+    """A `tokenizer.json`, with the added tokens that only the `tokenizer_config.json` beside it knows.
+
+    Raises TokenizerError where it is damaged or its model is of a kind that is not known.
+    """
+    model = definition.get("model")
+    kind = model.get("type") if isinstance(model, dict) else None
+    if isinstance(kind, str) and kind not in _KINDS:
+        mend = f"name a tokenizer whose model is one of {', '.join(_KINDS)}"
+        raise TokenizerError(f"a tokenizer of the kind {kind} is not known", where=where, mend=mend)
+    try:
+        # Through the package, so that whatever version wrote the file, merges and stages read the same.
+        read = canonical(definition)
+        late = _late(read, declared)
+        if late:
+            read = canonical(read | {"added_tokens": [*read["added_tokens"], *late]})
+    except Exception as error:  # the package raises bare Exception for every defect
+        reason = " ".join(str(error).split())[:200]
+        raise TokenizerError(f"not a tokenizer: {reason}", where=where, mend="name another file") from None
+    if read["model"]["type"] not in _KINDS:
+        mend = f"name a tokenizer whose model is one of {', '.join(_KINDS)}"
+        raise TokenizerError(f"a tokenizer of the kind {read['model']['type']} is not known", where=where, mend=mend)
+    names = {token["content"] for token in read["added_tokens"]}
+    moved = [token["content"] for token in late if token["content"] not in names or token not in read["added_tokens"]]
+    notes = (f"added tokens have other numbers than tokenizer_config.json says: {', '.join(moved)}",) if moved else ()
+    return Read(read, {}, notes)
+
+
+def _late(definition: dict[str, Any], declared: dict[str, Any]) -> list[dict[str, Any]]:
+    """The entries of `added_tokens_decoder` that the definition lacks, in the order of their numbers."""
+    entries = declared.get("added_tokens_decoder")
+    if not isinstance(entries, dict):
+        return []
+    known = {token["content"] for token in definition["added_tokens"]}
+    found = []
+    for number, entry in entries.items():
+        if isinstance(entry, dict) and isinstance(entry.get("content"), str) and entry["content"] not in known:
+            plain = added_token(entry["content"], int(number))
+            found.append(plain | {name: entry[name] for name in plain if isinstance(entry.get(name), bool)})
+    return sorted(found, key=lambda token: int(token["id"]))
+
+
+def read_pair(vocab: dict[str, Any], merges: str, where: str, declared: dict[str, Any]) -> Read:
+    """GPT-2's form: byte-level pieces with their numbers, and the merges in order.
+
+    A piece of several characters that no merge makes is special, as are those that the files beside it name.
+    Raises TokenizerError where they are damaged or do not belong together.
+    """
+    mend = "name a vocab.json and the merges.txt that was made with it"
+    if not all(isinstance(number, int) for number in vocab.values()) or len(set(vocab.values())) < len(vocab):
+        raise TokenizerError("not pieces with a number each", where=where, mend=mend)
+    pairs = []
+    for number, line in enumerate(merges.split("\n"), 1):
+        parts = line.rstrip("\r").split(" ")
+        if parts == [""] or (number == 1 and line.startswith("#version")):
+            continue
+        if len(parts) != 2 or not {parts[0], parts[1], "".join(parts)} <= vocab.keys():
+            reason = f"line {number} of the merges is not two pieces that make a third: {line[:60]!r}"
+            raise TokenizerError(reason, where=where, mend=mend)
+        pairs.append(parts)
+    special = _special_of(vocab, pairs, declared)
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    model = {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+        "vocab": vocab,
+        "merges": pairs,
+    }
+    prefix = byte_level | {"add_prefix_space": declared.get("add_prefix_space") is True}
+    definition = compose(
+        model, pre_tokenizer=prefix, post_processor=byte_level, decoder=byte_level, special=special
+    )
+    return Read(definition, {})
+
+
+def _special_of(vocab: dict[str, int], pairs: list[list[str]], declared: dict[str, Any]) -> dict[str, int]:
+    made = {"".join(pair) for pair in pairs}
+    names = {piece for piece in vocab if len(piece) > 1 and piece not in made}
+    for role in _SINGLE:
+        named = declared.get(role)
+        names.add(str(named.get("content")) if isinstance(named, dict) else str(named))
+    return {name: vocab[name] for name in names if name in vocab}
+
+
+def parse_json(data: bytes, where: Path | str) -> dict[str, Any]:
+    """A file's JSON object. Raises TokenizerError if it is damaged or no object."""
+    try:
+        found = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise TokenizerError(f"not a tokenizer: {reason}", where=str(where), mend="name another file") from None
+    if not isinstance(found, dict):
+        raise TokenizerError("not a tokenizer: no JSON object", where=str(where), mend="name another file")
+    return found

@@ -124,7 +124,7 @@ def test_a_compaction_shows_before_and_after() -> None:
     text = read(compact_page(COMPACT))
     for expected in (
         "32,000 → 4,096 pieces", "97.3 %", "3.300", "−8.3 %", "−9.1 %", "34.0 %", "80.0 %", "524,288", "27,904",
-        "20,000", "▁however", "<tag>", "12 pieces come out of no text", "2 of them are kept", "NFC", "U+0065 U+0301",
+        "20,000", "▁however", "<tag>", "12 pieces never came out", "2 of them are kept", "NFC", "U+0065 U+0301",
         "the new vocabulary: 4,096", "(nothing)",
     ):  # fmt: skip
         assert expected in text, expected

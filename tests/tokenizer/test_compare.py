@@ -261,7 +261,7 @@ def test_a_language_has_only_the_tokens_of_its_own_text(tmp_path: Path) -> None:
 def test_names_are_short_and_unlike() -> None:
     assert short_names(["/x/gpt2/tokenizer.json", "/x/llama", "a.tiktoken"]) == ["gpt2", "llama", "a.tiktoken"]
     assert short_names(["/x/own", "/y/own", "/z"]) == ["/x/own", "/y/own", "z"]
-    assert short_names(["tokenizer.json"]) == ["tokenizer.json"]
+    assert short_names(["tokenizer.json", "runs/tiny/model"]) == ["tokenizer.json", "tiny"]
 
 
 def test_a_tokenizer_with_another_pattern_is_compared_as_it_is(tmp_path: Path) -> None:

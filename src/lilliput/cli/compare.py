@@ -49,15 +49,33 @@ def tokenizer_compare(
     specs, labels = parse_corpora(corpus, field)
     parameters = _body(width, body)
     from lilliput.tokenizer.compare import compare
-    from lilliput.tokenizer.source import read_source
 
-    sources = [read_source(where, pattern=pattern, special=special or ()) for where in tokenizers]
+    sources = _sources([options.model_folder(Path(named)) for named in tokenizers], pattern, special or [])
     shares = [_share(source, width, parameters, tied=not untied) for source in sources]
     data = compare(sources, specs, labels, shares=shares)
     for row in data["tokenizers"]:
         row["where"] = str(Path(row["where"]).expanduser().absolute())
     data["report"] = _write(data, out) if out else None
     return Answer(data, _text(data))
+
+
+def _sources(named: list[Path], pattern: str | None, special: list[str]) -> list[Source]:
+    """The tokenizers named; --pattern and --special serve the tiktoken files among them, and one there must be."""
+    from lilliput.errors import ConfigError
+    from lilliput.tokenizer.formats import find_file, format_of, read_bytes
+    from lilliput.tokenizer.source import read_source
+
+    if pattern is None and not special:
+        return [read_source(where) for where in named]
+    files = [find_file(where) for where in named]
+    bare = [format_of(read_bytes(file), str(file)) == "tiktoken" for file in files]
+    if not any(bare):
+        mend = "leave them out: they are for tiktoken files"
+        raise ConfigError("no tokenizer named takes --pattern or --special", where=_WHERE, mend=mend)
+    return [
+        read_source(where, pattern=pattern, special=special) if lacks else read_source(where)
+        for where, lacks in zip(named, bare, strict=True)
+    ]
 
 
 def _body(width: int | None, body: str | None) -> int | None:
@@ -93,7 +111,7 @@ def _share(source: Source, width: int | None, body: int | None, *, tied: bool) -
             return None
         rows, width, tied = shape.vocab_size, shape.width, shape.tied
         body = shape.parameters() - rows * width * (1 if tied else 2)
-    return {"value": share(rows, width, body, tied=tied), "width": width, "body": body, "tied": tied}
+    return {"value": share(rows, width * (1 if tied else 2), body), "width": width, "body": body, "tied": tied}
 
 
 def _write(data: dict[str, Any], out: Path) -> str:

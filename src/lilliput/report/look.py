@@ -25,7 +25,7 @@ table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:5px 14px
 border-bottom:1px solid var(--line)}tr:last-child td{border-bottom:0}td:first-child{color:var(--soft);
 white-space:nowrap;width:1%}td{font-variant-numeric:tabular-nums;overflow-wrap:anywhere}
 .figures td,.figures th{text-align:right;white-space:nowrap;width:auto}
-.figures th{font-weight:600;vertical-align:bottom}
+.figures th{font-weight:600;vertical-align:bottom;white-space:normal}
 .figures td:first-child,.figures th:first-child{text-align:left;min-width:140px;max-width:280px;white-space:normal}
 pre{background:var(--code);border-radius:8px;padding:12px 14px;margin:0 0 12px;white-space:pre-wrap;
 overflow-wrap:anywhere;font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}

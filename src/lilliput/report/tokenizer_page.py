@@ -7,6 +7,7 @@ readably: byte-level ones as the text they spell.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lilliput.report.chart import compared_dots
@@ -29,6 +30,7 @@ _REASONS = {
     "special": "special pieces",
     "byte": "single bytes",
     "character": "single characters",
+    "spelling": "pieces that spell characters which are no pieces themselves",
     "frequent": "the most frequent pieces",
     "parent": "pieces that a kept one is merged from",
 }
@@ -40,8 +42,8 @@ def count_page(data: Data) -> str:
     data: `source` (text), `kind`, `vocab_size`, `documents`, `bytes`, `tokens`; `curve` {`sizes`, `coverage`}
     (shares in ascending order of size; may hold every size); `languages` {NAME: {`documents`, `bytes`,
     `tokens`}}; `corpus` [text]; `shards` [[i, n]] where it is only a part; `most_frequent` [[piece, count]];
-    `unused` {`pieces`, `examples` [piece]}: reachable and never met; `unreachable` the same: those the tokenizer
-    can never produce (absent or null: not examined); `notes` [text]. Any may be absent.
+    `unused` {`pieces`, `examples` [piece]}: reachable and never met; `unreachable` the same: those that no text
+    was found to give (absent or null: not examined); `notes` [text]. Any may be absent.
     """
     unused, kind = data.get("unused") or {}, str(data.get("kind", ""))
     met = _met(data)
@@ -58,7 +60,7 @@ def count_page(data: Data) -> str:
         card("By language", _count_languages(data)),
         card("Most frequent pieces", frequent),
         card("Pieces never met", _listed(unused, kind, "pieces could be produced and were not met in this corpus")),
-        card("Pieces it can never produce", _unreachable(data, kind)),
+        card("Pieces that no text was found to give", _unreachable(data, kind)),
         card("Notes", _notes(data)),
     ]
     return html_page(_named(data), _about(data), sections)
@@ -81,7 +83,7 @@ def compact_page(data: Data) -> str:
         card("By language", _compact_languages(data)),
         card("Embedding and head", _share(data)),
         card("What was kept and dropped", _kept(data, kind)),
-        card("Pieces the source can never produce", _unreachable(data, kind)),
+        card("Pieces that no text was found to give", _unreachable(data, kind)),
         card("What the normaliser changes", _normaliser(data)),
         card("Notes", _notes(data)),
     ]
@@ -97,7 +99,7 @@ def _named(data: Data) -> str:
 def _about(data: Data) -> str:
     parts = [f"{data['kind']} tokenizer" if data.get("kind") else "A tokenizer"]
     if corpus := data.get("corpus"):
-        parts.append("counted on " + ", ".join(map(str, corpus)))
+        parts.append("counted on " + ", ".join(Path(str(one)).name for one in corpus))
     if (shards := data.get("shards")) and any(n > 1 for _, n in shards):
         parts.append("shards " + ", ".join(f"{i}/{n}" for i, n in shards))
     return " · ".join(parts)
@@ -155,7 +157,7 @@ def _listed(found: Data, kind: str, words: str) -> str:
 
 def _unreachable(data: Data, kind: str) -> str:
     found = data.get("unreachable") or {}
-    body = _listed(found, kind, "pieces come out of no text, whatever it is")
+    body = _listed(found, kind, "pieces never came out of the tokenizer, whatever text was tried")
     if found.get("kept"):
         body += note(f"{amount(found['kept'], exact=True)} of them are kept all the same, since others need them.")
     return body
@@ -265,8 +267,7 @@ def compare_page(data: Data) -> str:
         card("What the figures mean", bullets(_MEANINGS)),
         card("Notes", bullets(f"{row['name']}: {text}" for row in rows for text in row.get("notes") or [])),
     ]
-    counted = f"{amount(data.get('documents'))} documents, {amount(data.get('bytes'))} bytes"
-    about = f"{counted} of {', '.join(map(str, data.get('corpus') or [])) or 'text'}"
+    about = f"{_amounts(data)} of {', '.join(Path(one).name for one in data.get('corpus') or []) or 'text'}"
     return html_page("Tokenizers compared", about, sections)
 
 
@@ -314,5 +315,9 @@ def _compare_curves(rows: Sequence[Data]) -> str:
 
 def _compare_language(rows: Sequence[Data], name: str) -> str:
     first = next(row["languages"][name] for row in rows if name in row["languages"])
-    title = f"{name}: {amount(first['documents'])} documents, {amount(first['bytes'])} bytes"
-    return folded(title, figures(*comparison(rows, name)))
+    return folded(f"{name}: {_amounts(first)}", figures(*comparison(rows, name)))
+
+
+def _amounts(text: Data) -> str:
+    number = text.get("documents")
+    return f"{amount(number)} document{'' if number == 1 else 's'}, {amount(text.get('bytes'))} bytes"

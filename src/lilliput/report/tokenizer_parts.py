@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -13,7 +13,7 @@ from lilliput.report.text import amount
 from lilliput.tokenizer.spelling import BYTE_LEVEL, piece_text
 
 # Points of a curve: more would not be seen.
-_POINTS = 160
+_POINTS, _MARKERS = 160, 24
 # Series that differ in colour and dash; further ones need markers to be told apart.
 _DISTINCT = 6
 
@@ -57,8 +57,8 @@ def coverage_chart(
     """
     series = []
     for index, (name, curve) in enumerate(curves.items()):
-        sizes, shares = spread(curve["sizes"], curve["coverage"])
         style: Any = "line" if index < _DISTINCT else "both"
+        sizes, shares = spread(curve["sizes"], curve["coverage"], _POINTS if style == "line" else _MARKERS)
         series.append(Series(name, sizes, [100 * share for share in shares], style=style))
     if mark:
         name, size, share = mark
@@ -70,13 +70,15 @@ def coverage_chart(
     )
 
 
-def spread(sizes: Sequence[float], shares: Sequence[float]) -> tuple[list[float], list[float]]:
+def spread(
+    sizes: Sequence[float], shares: Sequence[float], points: int = _POINTS
+) -> tuple[list[float], list[float]]:
     """The points of a curve that a logarithmic axis shows, about evenly spread over it, both ends among them."""
-    last = len(sizes) - 1
-    if last < _POINTS:
+    if len(sizes) <= points:
         return list(sizes), list(shares)
-    wanted = {round(math.expm1(index / _POINTS * math.log1p(last))) for index in range(_POINTS + 1)}
-    kept = sorted(wanted | {0, last})
+    ratio = sizes[-1] / sizes[0]
+    wanted = (sizes[0] * ratio ** (index / (points - 1)) for index in range(points))
+    kept = sorted({0, len(sizes) - 1, *(min(bisect_left(sizes, size), len(sizes) - 1) for size in wanted)})
     return [sizes[at] for at in kept], [shares[at] for at in kept]
 
 

@@ -30,7 +30,8 @@ ALPHA = 2.5
 _LEVELS = {"0.9": 90, "0.99": 99}
 # Points of a coverage curve that are kept, evenly spread over the logarithm of the size.
 _POINTS = 160
-_PLAIN_FILES = ("tokenizer.json", "tokenizer.model", "vocab.txt")
+# Names of files and folders that say nothing: what holds them names the tokenizer.
+_PLAIN = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "model")
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,12 @@ def pieces_for(ids: NDArray[np.int64], hundredths: int) -> int:
 
 def short_names(wheres: Sequence[str]) -> list[str]:
     """A short name of each tokenizer: the file or folder it lies in; its whole path where names would be equal."""
-    paths = [Path(where) for where in wheres]
-    names = [(path.parent if path.name in _PLAIN_FILES else path).name or str(path) for path in paths]
+    names = []
+    for where in wheres:
+        path = Path(where)
+        while path.name in _PLAIN and path.parent.name:
+            path = path.parent
+        names.append(path.name or where)
     return [name if names.count(name) == 1 else where for name, where in zip(names, wheres, strict=True)]
 
 

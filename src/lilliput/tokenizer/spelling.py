@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from functools import cache
 
+from lilliput.tokenizer.tiktoken import spell
+
 # The kind of tokenizer (`Source.kind`) whose pieces are written in letters that stand for bytes.
 BYTE_LEVEL = "byte-level BPE"
 _FALLBACK = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -13,13 +15,8 @@ _SHOWN = {" ": "␣", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 @cache
 def byte_letters() -> dict[str, int]:
-    """The byte that each letter of a byte-level piece stands for.
-
-    GPT-2's table: a printable byte of Latin-1 stands for itself, the others for U+0100 and on in their order.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + at): byte for at, byte in enumerate(others)}
+    """The byte that each letter of a byte-level piece stands for."""
+    return {spell(bytes([byte])): byte for byte in range(256)}
 
 
 def piece_bytes(piece: str, *, byte_level: bool) -> bytes:

@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lilliput.corpus.documents import Documents
-from lilliput.errors import ConfigError
-from lilliput.export.compacted import write_compacted
-from lilliput.export.hf import read_config
-from lilliput.plan.rules import MAX_SHARE, rule_size, rule_vocabulary
-from lilliput.progress import Progress
-from lilliput.recipe import Recipe
-from lilliput.tokenizer.compact import Compactor
-from lilliput.tokenizer.count import count_texts
+from lilliput.corpus.report import ReadReport
+from lilliput.corpus.sources import read_source as read_text
+from lilliput.errors import ConfigError, TokenizerError
+from lilliput.export.compacted import has_model, measure_tables, write_compacted
+from lilliput.plan.rules import MAX_SHARE, rule_size, rule_vocabulary, share
+from lilliput.progress import Progress, say, warn
+from lilliput.recipe import Recipe, SourceSpec
+from lilliput.report.tokenizer_page import compact_page
+from lilliput.store import atomic_dir, write_atomic, write_json
+from lilliput.tokenizer.changes import LOOKED_AT, changes
+from lilliput.tokenizer.compact import Compaction, Compactor
+from lilliput.tokenizer.count import Counts, count_corpus, count_texts, curve
 from lilliput.tokenizer.source import Source, read_source
+from lilliput.tokenizer.witness import witnesses
 
 # The rule's other half: the vocabulary should cover more than this share of the corpus (PanGu-π Pro §2.1).
 MIN_COVERAGE = 0.90
+_EXAMPLES = 50
+_CHANGES = 20
+# Points of the coverage curve that are kept, evenly in the logarithm of the size.
+_POINTS = 200
+
+
+@dataclass(frozen=True)
+class Body:
+    """The model a tokenizer is for. row: parameters that each piece takes (d, untied 2·d). size: all others."""
+
+    row: int
+    size: int
 
 
 def choose_size(compactor: Compactor, asked: int | float | str, rule: Callable[[], int]) -> tuple[int, list[str]]:
-    """The size that `asked` means (a number of pieces, a coverage below 1, or `rule`), and what to tell of it.
+    """The size that `asked` means (a number of pieces, a coverage up to 1.0, or `rule`), and what to tell of it.
 
     rule: the largest size whose share stays below 20 %. Raises TokenizerError for a size that cannot be had.
     """
     if isinstance(asked, int):
+        compactor.check(asked)
         return asked, []
     if isinstance(asked, float):
         return compactor.size_for(asked), []
@@ -52,7 +73,11 @@ def compact_for_run(recipe: Recipe, documents: Documents, out: Path) -> dict[str
     if asked is None:
         raise ConfigError("no size is asked for", where="tokenizer.compact", mend="for example tokenizer.compact=4096")
     compactor = Compactor(source, counts.ids)
-    size, notes = choose_size(compactor, asked, lambda: _rule(recipe, place))
+
+    def rule() -> int:
+        return _rule_of(_body_of(place)) if recipe.source is not None else rule_vocabulary(recipe)
+
+    size, notes = choose_size(compactor, asked, rule)
     compaction = compactor.at(size)
     write_compacted(out, compaction, place)
     return {"vocab_size": size, "before": compactor.full, "coverage": compaction.coverage, "notes": notes}
@@ -73,20 +98,211 @@ def read_recipe_source(recipe: Recipe) -> Source:
     return read_source(tokenizer_place(recipe), pattern=asked.pattern, special=asked.special)
 
 
-def _rule(recipe: Recipe, place: Path) -> int:
-    return rule_of_model(place) if recipe.source is not None else rule_vocabulary(recipe)
-
-
-def rule_of_model(folder: Path) -> int:
-    """The rule's size for the body of the model in `folder`."""
-    shape = read_config(folder / "config.json")
-    tables = shape.vocab_size * shape.width * (1 if shape.tied else 2)
-    return rule_size(shape.width, shape.parameters() - tables, tied=shape.tied)
-
-
-def _counted(documents: Documents, progress: Progress) -> Any:
+def _counted(documents: Documents, progress: Progress) -> Iterator[tuple[str, str]]:
     done = 0
     for raw in documents.iterate_raw():
         yield "", raw.decode()
         done += len(raw)
         progress.update(done)
+
+
+def _body_of(folder: Path) -> Body | None:
+    """The body of the model that lies in `folder`, if one does."""
+    if not has_model(folder):
+        return None
+    tables = measure_tables(folder)
+    return Body(tables.row, tables.body)
+
+
+def _rule_of(body: Body | None) -> int:
+    if body is None:
+        mend = "give the body it is for: --width D --body P, or a model directory"
+        raise ConfigError("the rule needs a model to be a share of", where="--rule", mend=mend)
+    return rule_size(body.row, body.size)
+
+
+def compact_folder(
+    source: Source,
+    place: Path,
+    out: Path,
+    asked: int | float | str,
+    *,
+    specs: Sequence[SourceSpec],
+    labels: Sequence[str | None],
+    counts: Path | None = None,
+    body: Body | None = None,
+) -> dict[str, Any]:
+    """Cut `source`, which lies at `place`, down by a corpus and write the folder `out`: tokenizer, id map, report,
+    and the model with them where `place` is a model directory.
+
+    asked: see `choose_size`. counts: a file with counts of this tokenizer, in place of counting the corpus; with
+    no corpus beside it, what only the corpus can tell stays open. body: the model it is for, where `place` is none.
+    Returns the report with the places of what was written. Raises UserError before anything is written.
+    """
+    _check_out(out)
+    before = _counts(source, counts, specs, labels)
+    body = _body_of(place) or body
+    compactor = Compactor(source, before.ids)
+    size, notes = choose_size(compactor, asked, lambda: _rule_of(body))
+    for note in (*source.notes, *notes):
+        say(note)
+    compaction = compactor.at(size)
+    after = count_corpus(compaction.source, specs, labels) if specs else None
+    say("proving that every kept piece still comes out")
+    proofs = witnesses(compaction.source, range(size), _texts(specs))
+    report = {
+        "source": source.where,
+        "kind": source.kind,
+        "vocab_size": {"before": compactor.full, "after": size},
+        "coverage": compaction.coverage,
+        "curve": _curve(before),
+        **_lengths(before, after),
+        "share": _share(body, compactor.full, size, place),
+        "kept": compaction.kept,
+        "dropped": _dropped(source, compaction, before),
+        "unreachable": _unreachable(source, compaction),
+        "unproved": _unproved(compaction, proofs),
+        "normaliser": _normaliser(source, specs),
+        "notes": [*source.notes, *notes],
+    }
+    with atomic_dir(out) as folder:
+        write_compacted(folder, compaction, place)
+        write_json(folder / "witnesses.json", {str(number): text for number, text in proofs.items()})
+        write_json(folder / "report.json", report)
+        write_atomic(folder / "report.html", compact_page(report))
+    return _answer(report, out, body, len(proofs))
+
+
+def _check_out(out: Path) -> None:
+    """A folder that holds something else than an earlier compaction is not written over."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError("there is a file of that name", where=str(out), mend="give another --out")
+    if out.is_dir() and any(out.iterdir()) and not ((out / "ids.json").is_file() and (out / "report.json").is_file()):
+        raise ConfigError("the folder is not empty", where=str(out), mend="give another --out")
+
+
+def _counts(
+    source: Source, file: Path | None, specs: Sequence[SourceSpec], labels: Sequence[str | None]
+) -> Counts:
+    if file is None:
+        return count_corpus(source, specs, labels)
+    if not file.is_file():
+        raise TokenizerError("there is no such file", where=str(file), mend="name what `tokenizer count --out` wrote")
+    found = Counts.load(file)
+    if found.tokenizer != source.hash:
+        raise TokenizerError("these are counts of another tokenizer", where=str(file), mend="count with this one")
+    return found
+
+
+def _texts(specs: Sequence[SourceSpec]) -> Iterator[str]:
+    """The start of the corpus, spread over its sources."""
+    for spec in specs:
+        seen = 0
+        for text in read_text(spec, ReadReport()):
+            yield text
+            seen += len(text)
+            if seen * len(specs) >= LOOKED_AT:
+                break
+
+
+def _curve(counts: Counts) -> dict[str, list[float]]:
+    sizes, shares = curve(counts.ids)
+    places = np.unique(np.geomspace(1, len(sizes), _POINTS).astype(int)) - 1
+    return {"sizes": sizes[places].tolist(), "coverage": [round(share, 6) for share in shares[places].tolist()]}
+
+
+def _lengths(before: Counts, after: Counts | None) -> dict[str, Any]:
+    """Bytes per token before and after, in all and by language."""
+
+    def ratio(counts: Counts | None) -> float | None:
+        return counts.bytes / counts.tokens if counts and counts.tokens else None
+
+    languages = {
+        name: {
+            "documents": group.documents,
+            "bytes": group.bytes,
+            "tokens": {"before": group.tokens, "after": after.groups[name].tokens},
+        }
+        for name, group in before.groups.items()
+        if after is not None and name in after.groups
+    }
+    return {"bytes_per_token": {"before": ratio(before), "after": ratio(after)}, "languages": languages}
+
+
+def _share(body: Body | None, before: int, after: int, place: Path) -> dict[str, Any] | None:
+    """Embedding and head as a share of the model, by the rows it really has."""
+    if body is None:
+        return None
+    rows = measure_tables(place).rows if has_model(place) else before
+    return {
+        "before": share(rows, body.row, body.size),
+        "after": share(after, body.row, body.size),
+        "row": body.row,
+        "body": body.size,
+        "rows": rows,
+    }
+
+
+def _dropped(source: Source, compaction: Compaction, counts: Counts) -> dict[str, Any]:
+    names = {number: piece for piece, number in source.pieces.items()}
+    met = counts.ids[compaction.dropped]
+    order = np.lexsort((compaction.dropped, -met))[:_EXAMPLES]
+    frequent = [(int(compaction.dropped[at]), int(met[at])) for at in order if met[at]]
+    return {
+        "pieces": len(compaction.dropped),
+        "never_met": int((met == 0).sum()),
+        "most_frequent": [[names[number], count] for number, count in frequent],
+        "all": [names[int(number)] for number in compaction.dropped],
+    }
+
+
+def _unreachable(source: Source, compaction: Compaction) -> dict[str, Any]:
+    names = {number: piece for piece, number in source.pieces.items()}
+    kept = np.intersect1d(compaction.unreachable, compaction.ids)
+    pieces = [names[int(number)] for number in compaction.unreachable]
+    return {"pieces": len(pieces), "kept": len(kept), "examples": pieces[:_EXAMPLES], "all": pieces}
+
+
+def _unproved(compaction: Compaction, proofs: dict[int, str]) -> list[str]:
+    """Kept pieces that the source can produce and of which no text shows that the new tokenizer does."""
+    names = {number: piece for piece, number in compaction.source.pieces.items()}
+    never = set(compaction.unreachable.tolist())
+    return [names[at] for at, old in enumerate(compaction.ids.tolist()) if at not in proofs and old not in never]
+
+
+def _normaliser(source: Source, specs: Sequence[SourceSpec]) -> dict[str, Any] | None:
+    """What comes back from the tokenizer otherwise than it went in; a warning if the corpus holds such text."""
+    found = changes(source, _texts(specs))
+    if not found:
+        return None
+    stage = source.definition.get("normalizer")
+    if found[0].times:
+        first = found[0]
+        warn(
+            f"{source.where} does not give back every text, and its compaction does the same: for example "
+            f"{first.before!r} comes back as {first.after!r}, {first.times:,} times in the text looked at"
+        )
+    shown = [[change.before, change.after] for change in found[:_CHANGES]]
+    return {"name": stage["type"] if stage else "none", "changes": shown, "different": len(found)}
+
+
+def _answer(report: dict[str, Any], out: Path, body: Body | None, proved: int) -> dict[str, Any]:
+    """What the command says: the report's figures, and where things lie."""
+    size = report["vocab_size"]
+    parameters = None
+    if report["share"] is not None and body is not None:
+        rows = {"before": report["share"]["rows"], "after": size["after"]}
+        parameters = {when: number * body.row + body.size for when, number in rows.items()}
+    short = {name: {k: v for k, v in report[name].items() if k != "all"} for name in ("dropped", "unreachable")}
+    told = ("source", "kind", "coverage", "bytes_per_token", "languages", "share", "kept", "normaliser", "notes")
+    return {
+        "out": str(out),
+        "vocab_size": size["after"],
+        "vocab_size_before": size["before"],
+        **{name: report[name] for name in told},
+        **short,
+        "parameters": parameters,
+        "proved": proved,
+        "unproved": report["unproved"],
+        "report": str(out / "report.html"),
+    }

@@ -7,8 +7,10 @@ architecture and number type; so the new model says of the kept pieces exactly w
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lilliput.errors import ModelError
-from lilliput.export.weights import index_file, tensor_names, weight_files
+from lilliput.export.weights import index_file, tensor_shapes, weight_files
 from lilliput.model.carve import take
 from lilliput.model.spaces import Axis
 from lilliput.store import read_json, write_atomic, write_json
@@ -68,11 +70,10 @@ def write_tokenizer(out: Path, source: Source, config: Mapping[str, Any] | None 
     write_json(out / "tokenizer_config.json", written)
 
 
-def write_compacted(out: Path, compaction: Compaction, folder: Path) -> dict[str, Any]:
-    """Write the compacted tokenizer into `out`, with its id map; and the model in `folder`, if there is one.
+def write_compacted(out: Path, compaction: Compaction, folder: Path) -> None:
+    """Write the compacted tokenizer into `out`, with its id map; and the model that lies in `folder`, if one does.
 
-    Returns what `model_share` says of the model before and after. Raises ModelError for weights that cannot be
-    cut, before anything of them is written.
+    Raises ModelError for weights that cannot be cut, before anything of them is written.
     """
     new = {int(old): number for number, old in enumerate(compaction.ids)}
     own = folder / "tokenizer_config.json"
@@ -81,23 +82,18 @@ def write_compacted(out: Path, compaction: Compaction, folder: Path) -> dict[str
     write_json(out / ID_MAP, {"old": compaction.ids.tolist()})
     if has_model(folder):
         _write_model(out, compaction, folder, new)
-    return {}
 
 
 def _write_model(out: Path, compaction: Compaction, folder: Path, new: Mapping[int, int]) -> None:
     config = read_json(folder / "config.json")
-    rows = _rows(config, folder)
-    if config.get("quantization_config"):
-        raise ModelError("its weights are quantised", where=str(folder), mend="give the model before quantisation")
+    rows = measure_tables(folder).rows
     if rows <= int(compaction.ids.max()):
         reason = f"the tokenizer has more pieces than the model's {rows} rows"
         raise ModelError(reason, where=str(folder), mend="give the tokenizer that the model was trained with")
     size = len(compaction.ids)
-    files = weight_files(folder)
-    _check_tables(files, rows, folder)
     kept = {"vocab": torch.from_numpy(compaction.ids)}
     saved = 0
-    for file in files:
+    for file in weight_files(folder):
         with safe_open(file, framework="pt") as opened:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118, no mapping
             metadata = opened.metadata() or {"format": "pt"}
@@ -141,17 +137,38 @@ def _is_table(name: str) -> bool:
     return any(name == ending or name.endswith(f".{ending}") for ending in (*_EMBEDDINGS, *_HEADS))
 
 
-def _check_tables(files: list[Path], rows: int, folder: Path) -> None:
-    """Every table has one row for each number, and there is an embedding among them."""
-    embeddings = 0
-    for file in files:
-        with safe_open(file, framework="pt") as opened:
-            for name in filter(_is_table, tensor_names(file)):
-                embeddings += any(name.endswith(ending) for ending in _EMBEDDINGS)
-                found = opened.get_slice(name).get_shape()[0]
-                if found != rows:
-                    reason = f"{name} has {found} rows, but config.json says vocab_size {rows}"
-                    raise ModelError(reason, where=str(folder), mend="give the config.json that belongs to the weights")
-    if not embeddings:
+@dataclass(frozen=True)
+class Tables:
+    """Embedding and head of a model. rows: as stored, padding included. row: parameters that each of them takes
+    (d where the head is tied, else 2·d, and a bias if there is one). body: all other parameters."""
+
+    rows: int
+    row: int
+    body: int
+
+
+def measure_tables(folder: Path) -> Tables:
+    """The sizes of the tables of the model in `folder`, from its files' headers alone.
+
+    Raises ModelError where no embedding is known by name, a table has another number of rows than config.json
+    says, or the weights are quantised.
+    """
+    config = read_json(folder / "config.json")
+    rows = _rows(config, folder)
+    if config.get("quantization_config"):
+        raise ModelError("its weights are quantised", where=str(folder), mend="give the model before quantisation")
+    sizes = {name: shape for file in weight_files(folder) for name, shape in tensor_shapes(file).items()}
+    tables = {name: shape for name, shape in sizes.items() if _is_table(name)}
+    for name, shape in tables.items():
+        if shape[0] != rows:
+            reason = f"{name} has {shape[0]} rows, but config.json says vocab_size {rows}"
+            raise ModelError(reason, where=str(folder), mend="give the config.json that belongs to the weights")
+    if not any(name.endswith(_EMBEDDINGS) for name in tables):
         known = ", ".join(_EMBEDDINGS)
-        raise ModelError(f"no embedding is known by name among its weights ({known})", where=str(folder))
+        raise ModelError(f"none of its tensors is an embedding by name ({known})", where=str(folder))
+    if config.get("tie_word_embeddings"):
+        # Some writers store a tied head beside the embedding; it is one table all the same.
+        tables = {name: shape for name, shape in tables.items() if not name.endswith("lm_head.weight")}
+    row = sum(math.prod(shape[1:]) for shape in tables.values())
+    others = (math.prod(shape) for name, shape in sizes.items() if not _is_table(name))
+    return Tables(rows, row, sum(others))

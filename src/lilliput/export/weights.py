@@ -78,17 +78,17 @@ def _check_tied(head: Tensor, embedding: Tensor, seen: set[str], folder: Path) -
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Every stored tensor, one at a time, the embedding before the head."""
     files = weight_files(folder)
-    places = [(name, file) for file in files for name in tensor_names(file)]
+    places = [(name, file) for file in files for name in tensor_shapes(file)]
     for name, file in sorted(places, key=lambda place: place[0] == _HEAD):
         with safe_open(file, framework="pt") as opened:
             yield name, opened.get_tensor(name)
 
 
-def tensor_names(file: Path) -> list[str]:
-    """Names of the tensors in a safetensors file; ModelError where it is damaged."""
+def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in a safetensors file, from its header; ModelError where it is damaged."""
     try:
         with safe_open(file, framework="pt") as opened:
-            return list(opened.keys())
+            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"the weights cannot be read: {error}", where=str(file), mend="copy or download the file again"

@@ -114,12 +114,11 @@ def _vocabulary(width: int, target: int, tied: bool) -> int:
     return fits[-1] if fits else _MIN_VOCAB
 
 
-def rule_size(width: int, body: int, *, tied: bool) -> int:
+def rule_size(row: int, body: int) -> int:
     """The largest vocabulary, a multiple of 64, whose embedding and head stay below 20 % of all parameters
-    (PanGu-π Pro §2.1). body: all other parameters. At least 64."""
-    tables = 1 if tied else 2
-    # V·t·d < s·(V·t·d + body)  ⇔  V < s/(1−s) · body/(t·d)
-    limit = MAX_SHARE / (1 - MAX_SHARE) * body / (tables * width)
+    (PanGu-π Pro §2.1). row, body: as in `share`. At least 64."""
+    # V·row < s·(V·row + body)  ⇔  V < s/(1−s) · body/row
+    limit = MAX_SHARE / (1 - MAX_SHARE) * body / row
     return max(64, (math.ceil(limit) - 1) // 64 * 64)
 
 
@@ -130,13 +129,15 @@ def rule_vocabulary(recipe: Recipe) -> int:
     budget = recipe.budget.params
     # Under a budget the body is what the vocabulary leaves of it; else it is as given.
     body = (1 - MAX_SHARE) * budget if budget else shape.parameters() - tables * shape.vocab_size * shape.width
-    return rule_size(shape.width, int(body), tied=shape.tied)
+    return rule_size(tables * shape.width, int(body))
 
 
-def share(vocab_size: int, width: int, body: int, *, tied: bool) -> float:
-    """Embedding and head over all parameters: V·d/(V·d + body), untied 2·V·d/(2·V·d + body) (PanGu-π Pro §2.1)."""
-    table = vocab_size * width * (1 if tied else 2)
-    return table / (table + body)
+def share(vocab_size: int, row: int, body: int) -> float:
+    """Embedding and head over all parameters: V·d/(V·d + body), untied 2·V·d/(2·V·d + body) (PanGu-π Pro §2.1).
+
+    row: parameters that each piece takes (d, untied 2·d). body: all other parameters.
+    """
+    return vocab_size * row / (vocab_size * row + body)
 
 
 def _tied(recipe: Recipe, target: int) -> bool:

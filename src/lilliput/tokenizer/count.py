@@ -120,12 +120,14 @@ def count_corpus(
     labels: Sequence[str | None] | None = None,
     *,
     shard: tuple[int, int] = (1, 1),
+    encoder: Encoder | None = None,
 ) -> Counts:
     """The counts of `source` over a corpus: its documents as training sees them (duplicates included).
 
     labels: the language of each source's documents, or None where the script tells. shard (i, n): only the
     documents i, i + n, i + 2n, … of the corpus; all are read, those of the shard are encoded, and the shards of
-    a corpus merge into exactly the counts of the whole. Memory: some batches of text, and the vocabulary.
+    a corpus merge into exactly the counts of the whole. encoder: the source's, where there is one already.
+    Memory: some batches of text, and the vocabulary.
     Raises CorpusError where a source holds no text, ConfigError for an impossible shard.
     """
     i, n = shard
@@ -139,7 +141,7 @@ def count_corpus(
     with Progress("counting tokens", total, "B") as progress:
         reader = _documents(specs, labels, shard, report)
         tally = _Tally(source.vocab_size)
-        for _ in tally.run(Encoder(source), reader):
+        for _ in tally.run(encoder or Encoder(source), reader):
             progress.update(report.bytes if total is None else report.position, tokens=count(tally.tokens))
     report.warn()
     return Counts(tally.ids, tally.groups(), source.hash, [{"sources": identities, "shards": [[i, n]]}])

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer as Backend
 from tokenizers import processors
 
 from lilliput.errors import TokenizerError
 from lilliput.store import canonical_hash, write_atomic, write_json
+from lilliput.tokenizer.encode import Encoder
 from lilliput.tokenizer.source import Source, read_source
 
-# Text given to the backend at once; its bookkeeping takes about a hundred bytes a token.
-_BATCH = 2_000_000
-# Longer texts are cut, for the memory of one text's bookkeeping and so that all cores share it.
-_LONG = 64_000
-# After a letter or digit a blank always begins a new piece for the GPT-2 pattern, so a cut there changes nothing.
-_SAFE_CUT = re.compile(r"(?<=[^\W_])[ \n]")
 # What `encode` depends on; the rest of a tokenizer.json concerns decoding and the default call.
 _DECISIVE = ("added_tokens", "normalizer", "pre_tokenizer", "model")
 _BOS_NAMES = ("<s>", "<|begin_of_text|>", "<|endoftext|>", "<|im_start|>", "[CLS]")
@@ -48,7 +44,7 @@ class Tokenizer:
         self._definition: dict[str, Any] = json.loads(backend.to_str())
         decisive = {name: self._definition.get(name) for name in _DECISIVE}
         self.hash = canonical_hash({**decisive, "bos": bos_id, "eos": eos_id})
-        self._cuttable = _is_gpt2_pattern(self._definition)
+        self._encoder = Encoder(Source(self._definition, self._config, "tokenizer"), backend)
 
     @property
     def chat_template(self) -> str | None:
@@ -62,30 +58,11 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of many texts at once, on all cores, in bounded memory."""
-        found: list[list[int]] = [[] for _ in texts]
-        for group in _groups(self._parts(texts)):
-            try:
-                encoded = self.backend.encode_batch_fast([part for _, part in group], add_special_tokens=False)
-            except (TypeError, UnicodeError):
-                mend = "replace them, for example text.encode('utf-8', 'replace').decode()"
-                raise TokenizerError("the text holds lone surrogates, which are no characters", mend=mend) from None
-            for (at, _), part in zip(group, encoded, strict=True):
-                if found[at]:
-                    found[at].extend(part.ids)
-                else:
-                    found[at] = part.ids
-        return found
+        return self._encoder.encode_batch(texts)
 
-    def _parts(self, texts: Sequence[str]) -> Iterator[tuple[int, str]]:
-        for at, text in enumerate(texts):
-            start = 0
-            while self._cuttable and len(text) - start > _LONG:
-                cut = _SAFE_CUT.search(text, start + _LONG)
-                if cut is None:
-                    break
-                yield at, text[start : cut.start()]
-                start = cut.start()
-            yield at, text[start:] if start else text
+    def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
+        """`encode_batch` as arrays, which are cheaper to pack."""
+        return self._encoder.encode_arrays(texts)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token numbers; special tokens give nothing, half a character gives U+FFFD."""
@@ -151,27 +128,6 @@ def _prepend_bos(backend: Backend, bos_id: int) -> None:
     existing = backend.post_processor
     keeps = existing is not None and probe == backend.encode("a", add_special_tokens=False).ids
     backend.post_processor = processors.Sequence([existing, add]) if keeps else add
-
-
-def _is_gpt2_pattern(definition: dict[str, Any]) -> bool:
-    stage = definition.get("pre_tokenizer") or {}
-    plain = stage.get("type") == "ByteLevel" and stage.get("use_regex") and not stage.get("add_prefix_space")
-    # An added token that is not special is found in text, and might lie across a cut.
-    found_in_text = any(not token["special"] for token in definition.get("added_tokens") or [])
-    return bool(plain and definition.get("normalizer") is None and not found_in_text)
-
-
-def _groups(parts: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    group: list[tuple[int, str]] = []
-    size = 0
-    for part in parts:
-        group.append(part)
-        size += len(part[1])
-        if size >= _BATCH:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
 
 
 def _special(backend: Backend, config: dict[str, Any], role: str, usual: Sequence[str]) -> int | None:

@@ -44,11 +44,12 @@ COMPACT: dict[str, Any] = {
         "Latin": {"documents": 9, "bytes": 3600, "tokens": {"before": 1000, "after": 1100}},
         "Han": {"documents": 1, "bytes": 300, "tokens": {"before": 100, "after": 100}},
     },
-    "share": {"before": 0.8, "after": 0.34, "tied": True, "width": 128, "body": 1_024_000},
+    "share": {"before": 0.8, "after": 0.34, "row": 128, "rows": 32_064, "body": 1_024_000},
     "kept": {"special": 3, "byte": 256, "character": 90, "frequent": 3700, "parent": 47},
     "dropped": {"pieces": 27_904, "never_met": 20_000, "most_frequent": [["▁however", 31], ["<tag>", 30]]},
     "unreachable": {"pieces": 12, "kept": 2, "examples": ["▁▁▁x"]},
     "normaliser": {"changes": [["e\u0301", "\u00e9"], ["x", ""]], "name": "NFC"},
+    "unproved": ["▁zq"],
     "notes": ["a note"],
 }
 
@@ -125,7 +126,7 @@ def test_a_compaction_shows_before_and_after() -> None:
     for expected in (
         "32,000 → 4,096 pieces", "97.3 %", "3.300", "−8.3 %", "−9.1 %", "34.0 %", "80.0 %", "524,288", "27,904",
         "20,000", "▁however", "<tag>", "12 pieces never came out", "2 of them are kept", "NFC", "U+0065 U+0301",
-        "the new vocabulary: 4,096", "(nothing)",
+        "the new vocabulary: 4,096", "(nothing)", "padded from 32,000 to 32,064", "▁zq",
     ):  # fmt: skip
         assert expected in text, expected
 

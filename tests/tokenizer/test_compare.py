@@ -189,6 +189,13 @@ def test_unknown_characters_are_those_behind_the_unknown_token(text: str, lost: 
     assert found["in_bytes"] == 0
 
 
+def test_a_tokenizer_that_loses_text_says_so(tmp_path: Path) -> None:
+    data = compare([wordpiece(), byte_level(LINES)], [corpus(tmp_path, "text", ["the dog"])])
+    losing, lossless = (row["notes"] for row in data["tokenizers"])
+    assert losing == ["42.9% of the characters are lost, which flatters its bytes per token"]
+    assert lossless == []
+
+
 def test_characters_that_vanish_are_lost(tmp_path: Path) -> None:
     backend = Backend(models.BPE({"a": 0, "b": 1, " ": 2}, []))
     assert figures(source_of(backend), ["ab xb"], tmp_path)["unknown"] == pytest.approx(1 / 5)

@@ -24,20 +24,11 @@ def tokenizer_compare(
     ],
     corpus: Corpus = None,
     field: FieldName = "text",
-    width: Annotated[
-        int | None, typer.Option(help="Hidden size of the model they would serve.", min=1, show_default=False)
-    ] = None,
-    body: Annotated[
-        str | None,
-        typer.Option(metavar="P", help="Its other parameters, such as 1M: without embedding and head."),
-    ] = None,
-    untied: Annotated[bool, typer.Option("--untied", help="Embedding and head are two tables.")] = False,
-    pattern: Annotated[
-        str | None, typer.Option(help="The pattern that cuts text into words, for tiktoken files.", show_default=False)
-    ] = None,
-    special: Annotated[
-        list[str] | None, typer.Option(help="A special token of tiktoken files; may be repeated.", show_default=False)
-    ] = None,
+    width: options.Width = None,
+    body: options.BodySize = None,
+    untied: options.Untied = False,
+    pattern: options.Pattern = None,
+    special: options.Special = None,
     out: Annotated[
         Path | None, typer.Option(help="Write compare.json and compare.html into this folder.", show_default=False)
     ] = None,
@@ -47,11 +38,11 @@ def tokenizer_compare(
     """Compare tokenizers: bytes per token, coverage, Rényi efficiency, characters spelled in bytes; by language."""
     options.be_quiet(quiet)
     specs, labels = parse_corpora(corpus, field)
-    parameters = _body(width, body)
+    described = options.body_of(width, body, untied, _WHERE)
     from lilliput.tokenizer.compare import compare
 
     sources = _sources([options.model_folder(Path(named)) for named in tokenizers], pattern, special or [])
-    shares = [_share(source, width, parameters, tied=not untied) for source in sources]
+    shares = [_share(source, described) for source in sources]
     data = compare(sources, specs, labels, shares=shares)
     for row in data["tokenizers"]:
         row["where"] = str(Path(row["where"]).expanduser().absolute())
@@ -78,40 +69,26 @@ def _sources(named: list[Path], pattern: str | None, special: list[str]) -> list
     ]
 
 
-def _body(width: int | None, body: str | None) -> int | None:
-    """The parameters of the body that was described; None if none was. Raises ConfigError for half a description."""
-    from lilliput.errors import ConfigError
-    from lilliput.recipe import parse_size
-
-    if (width is None) != (body is None):
-        raise ConfigError("a body takes both its width and its parameters", where=_WHERE, mend="--width 256 --body 1M")
-    size = parse_size(body)
-    if size is not None and (not isinstance(size, int) or size < 1):
-        raise ConfigError(f"no size: {body!r}", where="--body", mend="a number of parameters such as 800k or 1M")
-    return size
-
-
-def _share(source: Source, width: int | None, body: int | None, *, tied: bool) -> dict[str, Any] | None:
+def _share(source: Source, described: tuple[int, int] | None) -> dict[str, Any] | None:
     """Embedding and head in the body described, else in the tokenizer's own model if it lies in a model directory."""
     from lilliput.errors import ModelError
+    from lilliput.export.compacted import has_model, measure_tables
     from lilliput.plan.rules import share
     from lilliput.progress import warn
 
-    rows = source.vocab_size
-    config = Path(source.where).expanduser() / "config.json"
-    if width is None or body is None:
-        if not config.is_file():
-            return None
-        from lilliput.export.hf import read_config
-
+    rows, folder = source.vocab_size, Path(source.where)
+    if described is not None:
+        row, body = described
+    elif has_model(folder):
         try:
-            shape = read_config(config)
+            tables = measure_tables(folder)
         except ModelError as error:
             warn(f"the share of embedding and head is left out: {error}")
             return None
-        rows, width, tied = shape.vocab_size, shape.width, shape.tied
-        body = shape.parameters() - rows * width * (1 if tied else 2)
-    return {"value": share(rows, width * (1 if tied else 2), body), "width": width, "body": body, "tied": tied}
+        rows, row, body = tables.rows, tables.row, tables.body
+    else:
+        return None
+    return {"value": share(rows, row, body), "rows": rows, "row": row, "body": body}
 
 
 def _write(data: dict[str, Any], out: Path) -> str:
@@ -138,6 +115,8 @@ def _text(data: dict[str, Any]) -> str:
         head, lines = comparison(rows, language)
         tables.append([[title, *head[1:]], *lines])
     parts = _aligned(tables)
+    if notes := [f"{row['name']}: {note}" for row in rows for note in row["notes"]]:
+        parts.append("\n".join(notes))
     if data["report"]:
         parts.append(f"report  {data['report']}")
     return "\n\n".join(parts)

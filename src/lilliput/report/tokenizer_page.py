@@ -25,6 +25,7 @@ from lilliput.report.tokenizer_parts import (
 from lilliput.tokenizer.compare import short_names
 
 Data = Mapping[str, Any]
+_EXAMPLES = 50
 _LEVELS = (0.9, 0.95, 0.97, 0.99, 0.999)
 _REASONS = {
     "special": "special pieces",
@@ -72,9 +73,10 @@ def compact_page(data: Data) -> str:
     data: `source`, `kind`, `vocab_size` {`before`, `after`}, `coverage` (share of the corpus's tokens that kept
     pieces are), `curve` as in `count_page`, `bytes_per_token` {`before`, `after`}, `languages` {NAME:
     {`documents`, `bytes`, `tokens` {`before`, `after`}}}, `share` (embedding and head in the model) null or
-    {`before`, `after`, `tied`, `width`, `body`}, `kept` {`special`, `byte`, `character`, `frequent`, `parent`:
-    pieces}, `dropped` {`pieces`, `never_met`, `most_frequent` [[piece, count]]}, `unreachable` {`pieces`,
-    `kept`, `examples`}, `normaliser` null or {`name`, `changes` [[before, after]]}, `notes` [text].
+    {`before`, `after`, `rows` (before, padding included), `row` (parameters of a piece), `body` (all others)},
+    `kept` {reason: pieces}, `dropped` {`pieces`, `never_met`, `most_frequent` [[piece, count]]}, `unreachable`
+    {`pieces`, `kept`, `examples`}, `unproved` [piece]: kept, and shown by no text to come out of the new one,
+    `normaliser` null or {`name`, `changes` [[before, after]]}, `notes` [text].
     """
     size, kind = data.get("vocab_size") or {}, str(data.get("kind", ""))
     sections = [
@@ -84,7 +86,8 @@ def compact_page(data: Data) -> str:
         card("Embedding and head", _share(data)),
         card("What was kept and dropped", _kept(data, kind)),
         card("Pieces that no text was found to give", _unreachable(data, kind)),
-        card("What the normaliser changes", _normaliser(data)),
+        card("Pieces that no text shows to come out of the new tokenizer", _unproved(data, kind)),
+        card("Text that comes back otherwise", _normaliser(data)),
         card("Notes", _notes(data)),
     ]
     before, after = (amount(size.get(when), exact=True) for when in ("before", "after"))
@@ -127,7 +130,8 @@ def _curve(data: Data) -> str:
     said = "Pieces in the order of their frequency: how large a part of all tokens the first ones are."
     if mark:
         said += " The point lies under the curve by what specials, bytes and merge parents cost."
-    table = figures(["of all tokens", "are the most frequent"], rows)
+    about = "" if len(sizes) == sizes[-1] else " (about)"
+    table = figures(["of all tokens", f"are the most frequent{about}"], rows)
     return note(said) + coverage_chart({"most frequent pieces": curve}, mark) + table
 
 
@@ -174,7 +178,7 @@ def _compact_tiles(data: Data) -> str:
         found.append((amount(size["after"], exact=True), f"pieces, of {amount(size['before'], exact=True)}"))
     if data.get("coverage") is not None:
         found.append((percent(data["coverage"]), "of the tokens are kept pieces"))
-    if ratio:
+    if ratio.get("after") is not None:
         was = f"bytes per token, {figure(ratio['before'])} before ({change(ratio['before'], ratio['after'])})"
         found.append((figure(ratio["after"]), was))
     if share:
@@ -203,16 +207,16 @@ def _share(data: Data) -> str:
     share = data.get("share")
     if not share:
         return ""
-    size = data["vocab_size"]
-    sides = 1 if share["tied"] else 2
+    sizes = {"before": share["rows"], "after": data["vocab_size"]["after"]}
     rows = []
-    for when in ("before", "after"):
-        table = sides * size[when] * share["width"]
-        counts = [amount(n, exact=True) for n in (size[when], table, table + share["body"])]
+    for when, size in sizes.items():
+        table = size * share["row"]
+        counts = [amount(n, exact=True) for n in (size, table, table + share["body"])]
         rows.append([when, *counts, percent(share[when])])
-    kind = "tied: one table of V × d" if share["tied"] else "untied: two tables of V × d"
-    said = f"Width d = {share['width']:,}, other layers {share['body']:,} parameters, {kind}."
-    return note(said) + figures(["", "pieces V", "embedding and head", "all parameters", "share"], rows)
+    said = f"A piece takes {share['row']:,} parameters; all other layers are {share['body']:,}."
+    if share["rows"] > data["vocab_size"]["before"]:
+        said += f" The model's tables are padded from {data['vocab_size']['before']:,} to {share['rows']:,} rows."
+    return note(said) + figures(["", "rows", "embedding and head", "all parameters", "share"], rows)
 
 
 def _kept(data: Data, kind: str) -> str:
@@ -231,16 +235,21 @@ def _kept(data: Data, kind: str) -> str:
     return body
 
 
+def _unproved(data: Data, kind: str) -> str:
+    found = data.get("unproved") or []
+    return said_pieces(f"{len(found):,} kept pieces:", found[:_EXAMPLES], kind, len(found)) if found else ""
+
+
 def _normaliser(data: Data) -> str:
     found = data.get("normaliser")
     if not found:
         return ""
-    said = f"The source normalises text ({found['name']}), and so does the new tokenizer: decoding gives back the "
-    said += "normalised text. Where the two differ in this corpus:"
+    said = "The source does not give back every text as it was, and the new tokenizer does exactly the same"
+    said += "." if found.get("name") in (None, "none") else f" (its normaliser: {found['name']})."
     changes = [[_with_numbers(before), _with_numbers(after)] for before, after in found.get("changes") or []]
     if not changes:
-        return note(said.replace("Where the two differ in this corpus:", "No example was met."))
-    return note(said) + figures(["text", "becomes"], changes)
+        return note(f"{said} No example was met.")
+    return note(f"{said} The most frequent first:") + figures(["text", "comes back as"], changes)
 
 
 def _with_numbers(text: str) -> str:

@@ -30,6 +30,8 @@ ALPHA = 2.5
 _LEVELS = {"0.9": 90, "0.99": 99}
 # Points of a coverage curve that are kept, evenly spread over the logarithm of the size.
 _POINTS = 160
+# A share of the characters; what loses more of them does not say the same text in its tokens.
+_MUCH_LOST = 0.001
 # Names of files and folders that say nothing: what holds them names the tokenizer.
 _PLAIN = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json", "merges.txt", "model")
 
@@ -81,6 +83,10 @@ def compare(
         found = _count(source, specs, labels, name, first=number == 0)
         total = sum(found.values(), Tally.empty(source.vocab_size))
         judge = _Judge(source)
+        whole = judge(total)
+        notes = list(source.notes)
+        if whole.unknown > _MUCH_LOST:
+            notes.append(f"{whole.unknown:.1%} of the characters are lost, which flatters its bytes per token")
         rows.append({
             "name": name,
             "where": source.where,
@@ -89,12 +95,11 @@ def compare(
             "vocab_size": source.vocab_size,
             "share": shares[number] if shares else None,
             "curve": _curve(total.ids),
-            "all": asdict(judge(total)),
+            "all": asdict(whole),
             "languages": {language: asdict(judge(found[language])) for language in sorted(found)},
-            "notes": list(source.notes),
+            "notes": notes,
         })  # fmt: skip
-    whole = rows[0]["all"] if rows else {}
-    read = {key: whole.get(key, 0) for key in ("documents", "bytes", "characters")}
+    read = {key: rows[0]["all"][key] if rows else 0 for key in ("documents", "bytes", "characters")}
     return {"corpus": [spec.source for spec in specs], **read, "tokenizers": rows}
 
 

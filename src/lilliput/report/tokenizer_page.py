@@ -163,7 +163,7 @@ def _unreachable(data: Data, kind: str) -> str:
     found = data.get("unreachable") or {}
     body = _listed(found, kind, "pieces never came out of the tokenizer, whatever text was tried")
     if found.get("kept"):
-        body += note(f"{amount(found['kept'], exact=True)} of them are kept all the same, since others need them.")
+        body += note(f"{amount(found['kept'], exact=True)} of them are kept: special, byte, character or merge parent.")
     return body
 
 
@@ -221,7 +221,7 @@ def _share(data: Data) -> str:
 
 def _kept(data: Data, kind: str) -> str:
     kept, dropped = data.get("kept") or {}, data.get("dropped") or {}
-    rows = [[words, amount(kept[key], exact=True)] for key, words in _REASONS.items() if key in kept]
+    rows = [[words, amount(kept[key], exact=True)] for key, words in _REASONS.items() if kept.get(key)]
     rows += [[str(key), amount(value, exact=True)] for key, value in kept.items() if key not in _REASONS]
     body = figures(["kept as", "pieces"], rows)
     if dropped.get("pieces"):

@@ -6,7 +6,7 @@ import math
 import xml.etree.ElementTree as ET
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lilliput.report.chart import Reference, Row, Series, dot_chart, line_chart
@@ -47,6 +47,7 @@ def test_points_lie_on_their_axes() -> None:
 
 
 @given(st.lists(st.one_of(NUMBERS, st.just(math.nan), st.just(math.inf)), max_size=20), st.booleans())
+@example([1.0, 2.2e-311], True)
 def test_any_data_gives_a_chart(values: list[float], log: bool) -> None:
     svg = line_chart([Series("s", list(range(len(values))), values, style="both")], log_y=log, log_x=log)
     ET.fromstring(svg)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
+# Smaller values have no place on a logarithmic axis: next to the smallest float, its ends and ticks would be zero.
+_LEAST = 1e-290
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def make_axis(
     values: Iterable[float], start: float, end: float, *, log: bool = False, wanted: int = 6, pad: float = 0.04
 ) -> Axis:
     """An axis that holds all finite `values` (the positive ones if `log`), padded by a share of its length."""
-    found = [value for value in values if math.isfinite(value) and (value > 0 or not log)]
+    found = [value for value in values if math.isfinite(value) and (value >= _LEAST or not log)]
     if not found:
         found = [1.0, 10.0] if log else [0.0, 1.0]
     low, high = min(found), max(found)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 # Samples are drawn from each of these, so that letters, signs, ideographs and unused numbers all come early.
 _BORDERS = (0x80, 0x300, 0x800, 0x2000, 0x3000, 0xA000, 0xD800, 0xE000, 0x10000, 0x1F000, 0x20000, 0xE0000, 0x110000)
@@ -51,8 +51,11 @@ def characters_with(data: bytes) -> tuple[str, ...]:
     """Characters, of all regions of Unicode, in whose UTF-8 the continuation bytes or begun character stand."""
     if not 0x80 <= data[0] < 0xC0:
         return _beginning(data) if len(data) < _length(data[0]) else (data.decode(),)
-    inside = [] if len(data) > 2 else _spread(_numbers_inside(data))
-    return tuple(character for pair in zip(inside, _ending(data), strict=False) for character in pair) + _ending(data)
+    ending = _ending(data)
+    if len(data) > 2:
+        return ending
+    inside = [text for text in _spread(_numbers_inside(data)) if data in text.encode()]
+    return tuple(text for pair in zip_longest(ending, inside) for text in pair if text is not None)
 
 
 def _cut_off(data: bytes) -> int:

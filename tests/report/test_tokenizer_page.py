@@ -121,6 +121,15 @@ def test_a_count_shows_its_curve_languages_and_pieces() -> None:
     assert len(page) < 100_000
 
 
+def test_a_count_says_what_part_it_is_and_what_was_not_examined() -> None:
+    parts = {**COUNT, "shards": [[i, 64] for i in range(1, 41)], "unreachable": None, "source": None, "kind": None}
+    text = read(count_page(parts))
+    assert "shards 1/64, 2/64" in text
+    assert "(40 in all)" in text
+    assert "151,000 pieces were not met" in text
+    assert "shard" not in read(count_page({**COUNT, "shards": [[1, 1]]}))
+
+
 def test_a_compaction_shows_before_and_after() -> None:
     text = read(compact_page(COMPACT))
     for expected in (

@@ -25,7 +25,7 @@ from lilliput.report.tokenizer_parts import (
 from lilliput.tokenizer.compare import short_names
 
 Data = Mapping[str, Any]
-_EXAMPLES = 50
+_EXAMPLES, _NAMED = 50, 8
 _LEVELS = (0.9, 0.95, 0.97, 0.99, 0.999)
 _REASONS = {
     "special": "special pieces",
@@ -46,7 +46,8 @@ def count_page(data: Data) -> str:
     `unused` {`pieces`, `examples` [piece]}: reachable and never met; `unreachable` the same: those that no text
     was found to give (absent or null: not examined); `notes` [text]. Any may be absent.
     """
-    unused, kind = data.get("unused") or {}, str(data.get("kind", ""))
+    unused, kind = data.get("unused") or {}, str(data.get("kind") or "")
+    could = "" if data.get("unreachable") is None else "could be produced and "
     met = _met(data)
     top = [(amount(data.get("tokens")), "tokens counted"), (amount(data.get("documents")), "documents")]
     ratio = per_token(data.get("bytes") or 0, data.get("tokens") or 0)
@@ -60,7 +61,7 @@ def count_page(data: Data) -> str:
         card("How few pieces make up the text", _curve(data)),
         card("By language", _count_languages(data)),
         card("Most frequent pieces", frequent),
-        card("Pieces never met", _listed(unused, kind, "pieces could be produced and were not met in this corpus")),
+        card("Pieces never met", _listed(unused, kind, f"pieces {could}were not met in this corpus")),
         card("Pieces that no text was found to give", _unreachable(data, kind)),
         card("Notes", _notes(data)),
     ]
@@ -101,11 +102,15 @@ def _named(data: Data) -> str:
 
 def _about(data: Data) -> str:
     parts = [f"{data['kind']} tokenizer" if data.get("kind") else "A tokenizer"]
-    if corpus := data.get("corpus"):
-        parts.append("counted on " + ", ".join(Path(str(one)).name for one in corpus))
-    if (shards := data.get("shards")) and any(n > 1 for _, n in shards):
-        parts.append("shards " + ", ".join(f"{i}/{n}" for i, n in shards))
+    if corpus := [Path(str(one)).name for one in data.get("corpus") or []]:
+        parts.append(f"counted on {_shortened(corpus)}")
+    if shards := [f"{i}/{n}" for i, n in data.get("shards") or [] if n > 1]:
+        parts.append(f"{'shard' if len(shards) == 1 else 'shards'} {_shortened(shards)}")
     return " · ".join(parts)
+
+
+def _shortened(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (f", … ({len(names)} in all)" if len(names) > _NAMED else "")
 
 
 def _met(data: Data) -> int | None:
@@ -276,7 +281,7 @@ def compare_page(data: Data) -> str:
         card("What the figures mean", bullets(_MEANINGS)),
         card("Notes", bullets(f"{row['name']}: {text}" for row in rows for text in row.get("notes") or [])),
     ]
-    about = f"{_amounts(data)} of {', '.join(Path(one).name for one in data.get('corpus') or []) or 'text'}"
+    about = f"{_amounts(data)} of {_shortened([Path(one).name for one in data.get('corpus') or []]) or 'text'}"
     return html_page("Tokenizers compared", about, sections)
 
 

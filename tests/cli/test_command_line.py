@@ -10,7 +10,8 @@ import pytest
 from lilliput import __version__
 from lilliput.cli.main import app
 
-VERBS = {"make", "generate", "chat", "evaluate", "doctor", "study"}
+VERBS = {"make", "generate", "chat", "evaluate", "doctor", "study", "tokenizer"}
+GROUPS = {"study", "tokenizer"}
 
 
 def test_help_names_every_verb(lilliput):
@@ -20,7 +21,7 @@ def test_help_names_every_verb(lilliput):
         assert all(f"  {verb} " in ran.out for verb in VERBS)
 
 
-@pytest.mark.parametrize("verb", [*sorted(VERBS), "study run"])
+@pytest.mark.parametrize("verb", [*sorted(VERBS), "study run", "tokenizer count"])
 def test_every_verb_has_help(verb, lilliput):
     ran = lilliput(*verb.split(), "--help")
     assert ran.code == 0
@@ -96,8 +97,9 @@ def test_verbs_share_their_options():
     import typer
 
     group = typer.main.get_command(app)
-    commands = {name: command for name, command in group.commands.items() if name != "study"}
-    commands |= group.commands["study"].commands
+    commands = {name: command for name, command in group.commands.items() if name not in GROUPS}
+    for name in GROUPS:
+        commands |= group.commands[name].commands
     for name, command in commands.items():
         options = {option for parameter in command.params for option in parameter.opts}
         assert {"--json", "--quiet"} <= options, name

@@ -15,12 +15,15 @@ import typer
 
 from lilliput import __version__
 from lilliput.cli.chat import chat
+from lilliput.cli.compact import tokenizer_compact
+from lilliput.cli.compare import tokenizer_compare
 from lilliput.cli.doctor import doctor
 from lilliput.cli.evaluate import evaluate
 from lilliput.cli.generate import generate
 from lilliput.cli.make import make
 from lilliput.cli.outcome import Answer, Failure, finish, guarded, stdout_for_answer
 from lilliput.cli.study import study_list, study_run, study_show, study_status
+from lilliput.cli.tokenizer import tokenizer_count, tokenizer_merge, tokenizer_train
 
 _PLAIN: dict[str, Any] = {
     "rich_markup_mode": None,
@@ -34,6 +37,7 @@ app = typer.Typer(
     invoke_without_command=True,
     **_PLAIN,
 )
+tokenizer = typer.Typer(help="Tokenizers: learn, count, cut down, compare.", **_PLAIN)
 study = typer.Typer(help="Compare arms × seeds of a recipe, with intervals and a verdict.", **_PLAIN)
 
 _VERBS: tuple[Callable[..., Answer], ...] = (make, generate, chat, evaluate, doctor)
@@ -43,10 +47,20 @@ _STUDY_VERBS: dict[str, Callable[..., Answer]] = {
     "show": study_show,
     "status": study_status,
 }
+_TOKENIZER_VERBS: dict[str, Callable[..., Answer]] = {
+    "train": tokenizer_train,
+    "count": tokenizer_count,
+    "merge": tokenizer_merge,
+    "compact": tokenizer_compact,
+    "compare": tokenizer_compare,
+}
 for verb in _VERBS:
     app.command()(guarded(verb))
+for name, verb in _TOKENIZER_VERBS.items():
+    tokenizer.command(name)(guarded(verb))
 for name, verb in _STUDY_VERBS.items():
     study.command(name)(guarded(verb))
+app.add_typer(tokenizer, name="tokenizer")
 app.add_typer(study, name="study")
 
 

@@ -2,116 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lilliput.corpus.report import ReadReport
 from lilliput.corpus.sources import read_bytes, source_identity, source_size
-from lilliput.errors import ConfigError, TokenizerError
+from lilliput.errors import ConfigError
 from lilliput.progress import Progress, count
 from lilliput.recipe import SourceSpec
-from lilliput.store import write_atomic
+from lilliput.tokenizer.counts import Counts, Group, coverage, curve, merge, missing
 from lilliput.tokenizer.encode import Encoder
 from lilliput.tokenizer.script import dominant_script
 from lilliput.tokenizer.source import Source
 
-FORMAT = "lilliput token counts 1"
+__all__ = ["Counts", "Group", "count_corpus", "count_texts", "coverage", "curve", "merge", "missing"]
+
 # Text handed to a worker at once. A few batches are under way, so this bounds the text in memory.
 _BATCH_BYTES = 1_000_000
-
-
-@dataclass(frozen=True)
-class Group:
-    """What was counted in one language. bytes: of text, in UTF-8."""
-
-    documents: int
-    bytes: int
-    tokens: int
-
-    def __add__(self, other: Group) -> Group:
-        return Group(self.documents + other.documents, self.bytes + other.bytes, self.tokens + other.tokens)
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How often each number of a tokenizer occurs in a corpus.
-
-    ids: int64 (vocab_size,), occurrences of each number. groups: the totals by language. tokenizer: the `hash` of
-    the Source. corpus: what was counted, each entry `{"sources": identities, "shards": [[i, n], …]}`.
-    """
-
-    ids: NDArray[np.int64]
-    groups: dict[str, Group]
-    tokenizer: str
-    corpus: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def vocab_size(self) -> int:
-        """One more than the tokenizer's highest number."""
-        return len(self.ids)
-
-    @property
-    def documents(self) -> int:
-        """Documents counted."""
-        return sum(group.documents for group in self.groups.values())
-
-    @property
-    def bytes(self) -> int:
-        """UTF-8 bytes of text counted."""
-        return sum(group.bytes for group in self.groups.values())
-
-    @property
-    def tokens(self) -> int:
-        """Tokens counted."""
-        return sum(group.tokens for group in self.groups.values())
-
-    @property
-    def shards(self) -> list[list[int]]:
-        """Which shards [i, n] of the corpus these counts cover."""
-        return [shard for entry in self.corpus for shard in entry["shards"]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As it is saved."""
-        return {
-            "format": FORMAT,
-            "tokenizer": self.tokenizer,
-            "vocab_size": self.vocab_size,
-            "documents": self.documents,
-            "bytes": self.bytes,
-            "tokens": self.tokens,
-            "groups": {name: vars(group) for name, group in self.groups.items()},
-            "corpus": self.corpus,
-            "ids": self.ids.tolist(),
-        }
-
-    def save(self, path: Path | str, extra: dict[str, Any] | None = None) -> None:
-        """Write one JSON file, atomically. extra: more to put into it, which `load` leaves aside."""
-        write_atomic(path, json.dumps({**self.to_dict(), **(extra or {})}, ensure_ascii=False) + "\n")
-
-    @classmethod
-    def load(cls, path: Path | str) -> Counts:
-        """What `save` wrote. Raises TokenizerError if the file holds no counts."""
-        mend = "name a file that `lilliput tokenizer count --out` wrote"
-        try:
-            held = json.loads(Path(path).read_text(encoding="utf-8"))
-            if held["format"] != FORMAT:
-                raise ValueError(f"its format is {str(held['format'])[:40]!r}, not {FORMAT!r}")
-            groups = {str(name): Group(**group) for name, group in held["groups"].items()}
-            found = cls(np.array(held["ids"], np.int64), groups, str(held["tokenizer"]), list(held["corpus"]))
-            if found.ids.ndim != 1 or found.vocab_size != held["vocab_size"] or int(found.ids.sum()) != found.tokens:
-                raise ValueError("the counts do not add up")
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            reason = f"no token counts: {type(error).__name__ if isinstance(error, KeyError) else ''} {error}"
-            raise TokenizerError(" ".join(reason.split())[:200], where=str(path), mend=mend) from None
-        return found
 
 
 def count_corpus(
@@ -153,20 +65,6 @@ def count_texts(source: Source, texts: Iterable[tuple[str, str]]) -> Counts:
     for _ in tally.run(Encoder(source), (_Document(label, text, len(text.encode())) for label, text in texts)):
         pass
     return Counts(tally.ids, tally.groups(), source.hash)
-
-
-def curve(ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The accumulated-frequency curve of Fig. 2: (k = 1 … pieces, cov(k)), where cov(k) is the share of all tokens
-    that the k most frequent pieces make up. Both of the vocabulary's length; no tokens give zeros."""
-    total = int(ids.sum())
-    shares = np.cumsum(np.sort(ids)[::-1]) / max(total, 1)
-    return np.arange(1, len(ids) + 1), shares
-
-
-def coverage(ids: NDArray[np.int64], k: int) -> float:
-    """cov(k) = Σ_{i≤k} c_(i) / Σ c: the share of all tokens that the k most frequent pieces make up."""
-    _, shares = curve(ids)
-    return float(shares[min(k, len(shares)) - 1]) if k > 0 and len(shares) else 0.0
 
 
 class _Document(NamedTuple):

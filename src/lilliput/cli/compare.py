@@ -44,10 +44,17 @@ def tokenizer_compare(
     sources = _sources([options.model_folder(Path(named)) for named in tokenizers], pattern, special or [])
     shares = [_share(source, described) for source in sources]
     data = compare(sources, specs, labels, shares=shares)
+    data["corpus"] = [_absolute(name) for name in data["corpus"]]
     for row in data["tokenizers"]:
-        row["where"] = str(Path(row["where"]).expanduser().absolute())
+        row["where"] = _absolute(row["where"])
     data["report"] = _write(data, out) if out else None
     return Answer(data, _text(data))
+
+
+def _absolute(name: str) -> str:
+    """A file or folder by its absolute path; a pattern, `hf:` or `builtin:` source as given."""
+    path = Path(name).expanduser()
+    return str(path.absolute()) if path.exists() else name
 
 
 def _sources(named: list[Path], pattern: str | None, special: list[str]) -> list[Source]:
@@ -71,15 +78,14 @@ def _sources(named: list[Path], pattern: str | None, special: list[str]) -> list
 
 def _share(source: Source, described: tuple[int, int] | None) -> dict[str, Any] | None:
     """Embedding and head in the body described, else in the tokenizer's own model if it lies in a model directory."""
-    from lilliput.errors import ModelError
-    from lilliput.export.compacted import has_model, measure_tables
-    from lilliput.plan.rules import share
-    from lilliput.progress import warn
-
     rows, folder = source.vocab_size, Path(source.where)
     if described is not None:
         row, body = described
-    elif has_model(folder):
+    elif (folder / "config.json").is_file():
+        from lilliput.errors import ModelError
+        from lilliput.export.compacted import measure_tables
+        from lilliput.progress import warn
+
         try:
             tables = measure_tables(folder)
         except ModelError as error:
@@ -88,6 +94,8 @@ def _share(source: Source, described: tuple[int, int] | None) -> dict[str, Any] 
         rows, row, body = tables.rows, tables.row, tables.body
     else:
         return None
+    from lilliput.plan.rules import share
+
     return {"value": share(rows, row, body), "rows": rows, "row": row, "body": body}
 
 

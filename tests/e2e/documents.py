@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*) *$")
 _NOT_RUN = re.compile(r"<!-- not run: \S.* -->")
 _TINY = ("budget.params=60k", "tokenizer.vocab_size=384")
+# What a command may say that fixes the shape, or the tokenizer at least.
+_SHAPED, _WITH_TOKENIZER = ("model.", "from="), ("tokenizer.from=", "tokenizer.compact=")
 _SHORT = ("train.tokens=16k", "evaluate.bytes=10k")
 
 
@@ -111,8 +113,8 @@ def shrink(command: str) -> str:
     if "--out" in words:
         given.remove(words[words.index("--out") + 1])
     extra = list(_SHORT)
-    if not any(word.startswith("model.") for word in given):
-        extra += _TINY
+    if not any(word.startswith(_SHAPED) for word in given):
+        extra += _TINY[:1] if any(word.startswith(_WITH_TOKENIZER) for word in given) else _TINY
     if not any(word.startswith("corpus=") for word in given):
         extra.append("corpus=notes.txt")
     if "--out" not in words:

@@ -18,10 +18,8 @@ import torch
 import yaml
 
 from lilliput import device as machine
-from lilliput.compaction import compact_for_run, read_recipe_source, tokenizer_place
-from lilliput.corpus.build import build_corpus
 from lilliput.corpus.documents import Documents
-from lilliput.corpus.shards import Shards, pack
+from lilliput.corpus.shards import Shards
 from lilliput.errors import ConfigError
 from lilliput.export.hf import read_config
 from lilliput.export.weights import WEIGHTS, read_weights, write_weights
@@ -29,7 +27,7 @@ from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
 from lilliput.model.init import initialise
 from lilliput.plan.rules import derive_shape, describe
-from lilliput.progress import configure, count, say
+from lilliput.progress import configure, say
 from lilliput.recipe import Recipe, build_recipe
 from lilliput.results import FILES, Made, finish, places, score_on_the_way
 from lilliput.settle import (
@@ -52,15 +50,15 @@ from lilliput.store import (
     write_atomic,
     write_json,
 )
+from lilliput.texts import Texts, tell
 from lilliput.tokenizer.load import Tokenizer
-from lilliput.tokenizer.train import train_tokenizer
 from lilliput.train import parallel
 from lilliput.train.config import FREE_KEYS, TrainConfig
 from lilliput.train.derive import derive, flops
 from lilliput.train.loop import Evaluator, train
 
-# Raised when a stage's output changes for the same settings, so that older outputs are not taken for it.
-_FORMATS = {"corpus": 1, "tokenizer": 1, "compact": 1, "shards": 1, "weights": 1}
+# Raised when the weights change for the same settings, so that older ones are not taken for them.
+_WEIGHTS_FORMAT = 1
 
 # Text scored at each evaluation on the way, as a share of the text trained on: ten of them, each reading most text
 # twice (sliding windows) at a third of training's cost, then add about 5 % to the run.
@@ -140,10 +138,11 @@ class Run:
         """Run every stage that is missing."""
         if self.world.main:
             write_json(self.folder / "run.json", training_identity(self.asked, self.inputs))
-        corpus = self._corpus()
-        compacted = self._compacted(corpus)
-        tokenizer = self._tokenizer(corpus, compacted)
-        packed = self._shards(corpus, tokenizer)
+        texts = Texts(self.asked, self.inputs, self._stage)
+        corpus = texts.corpus()
+        compacted = texts.compacted(corpus)
+        tokenizer = texts.tokenizer(corpus, compacted)
+        packed = texts.shards(corpus, tokenizer)
         shards = Shards(packed.path, "train", tokenizer.hash)
         base = self._base(compacted)
         shape, config, notes = self._plan(shards, tokenizer, base)
@@ -169,89 +168,6 @@ class Run:
 
     def _key(self) -> str:
         return canonical_hash({"asked": self.asked.to_dict(), "inputs": self.inputs})
-
-    def _corpus(self) -> Stage:
-        def build(folder: Path) -> dict[str, Any]:
-            return build_corpus(self.asked.corpus, folder)
-
-        key = {"format": _FORMATS["corpus"], "sources": self.inputs["corpus"]}
-        stage = self._stage("corpus", key, build)
-        documents, size = stage.manifest["documents"], stage.manifest["bytes"]
-        held_out = size["dev"] / (size["train"] + size["dev"])
-        _tell(
-            "corpus",
-            stage,
-            f"{count(size['train'])}B of text in {documents['train']:,} documents; "
-            f"{count(size['dev'])}B in {documents['dev']:,} held out ({held_out:.1%})",
-        )
-        return stage
-
-    def _compacted(self, corpus: Stage) -> Stage | None:
-        """The tokenizer, or the model with it, cut down to what the corpus uses; None where that is not asked."""
-        if self.asked.tokenizer.compact is None:
-            return None
-
-        def build(folder: Path) -> dict[str, Any]:
-            return compact_for_run(self.asked, Documents(corpus.path, "train"), folder)
-
-        asked = self.asked.to_dict()
-        key = {
-            "format": _FORMATS["compact"],
-            "corpus": corpus.hash,
-            "tokenizer": self.inputs["tokenizer"],
-            "from": self.inputs["from"],
-            "compact": asked["tokenizer"]["compact"],
-            # By the rule the size follows from the body.
-            "body": [asked["budget"], asked["model"]] if asked["tokenizer"]["compact"] == "rule" else None,
-        }
-        stage = self._stage("compact", key, build)
-        found = stage.manifest
-        told = f"{found['vocab_size']:,} pieces of {found['before']:,}, {found['coverage']:.2%} of the tokens covered"
-        _tell("compact", stage, told)
-        for note in found["notes"]:
-            say(f"           {note}")
-        return stage
-
-    def _tokenizer(self, corpus: Stage, compacted: Stage | None) -> Tokenizer:
-        if compacted is not None:
-            return Tokenizer.load(compacted.path)
-        if self.asked.tokenizer.source or self.asked.source:
-            tokenizer = Tokenizer.of(read_recipe_source(self.asked))
-            say(f"tokenizer  {tokenizer.vocab_size:,} pieces, from {tokenizer_place(self.asked)}")
-            return tokenizer
-        vocab_size = derive_shape(self.asked).vocab_size
-
-        def build(folder: Path) -> dict[str, Any]:
-            trained = train_tokenizer(Documents(corpus.path, "train"), vocab_size)
-            trained.save(folder)
-            return {"vocab_size": trained.vocab_size}
-
-        key = {"format": _FORMATS["tokenizer"], "corpus": corpus.hash, "vocab_size": vocab_size}
-        stage = self._stage("tokenizer", key, build)
-        _tell("tokenizer", stage, f"{stage.manifest['vocab_size']:,} pieces of byte-level BPE")
-        return Tokenizer.load(stage.path)
-
-    def _shards(self, corpus: Stage, tokenizer: Tokenizer) -> Stage:
-        weights = [spec.weight for spec in self.asked.corpus]
-
-        def build(folder: Path) -> dict[str, Any]:
-            return pack(
-                Documents(corpus.path, "train"),
-                tokenizer.encode_batch,
-                bos=tokenizer.bos_id,
-                eos=tokenizer.eos_id,
-                vocab_size=tokenizer.vocab_size,
-                tokenizer_hash=tokenizer.hash,
-                out=folder,
-                split="train",
-                weights=weights,
-            )
-
-        key = {"format": _FORMATS["shards"], "corpus": corpus.hash, "tokenizer": tokenizer.hash, "weights": weights}
-        stage = self._stage("shards", key, build)
-        tokens, size = stage.manifest["tokens"], stage.manifest["text_bytes"]
-        _tell("shards", stage, f"{count(tokens)} tokens, {size / tokens:.3f} bytes a token")
-        return stage
 
     def _base(self, compacted: Stage | None) -> Path | None:
         """The model that training goes on from, cut down where that is asked; None for a new one."""
@@ -310,7 +226,7 @@ class Run:
     ) -> Stage | None:
         """The finished weights: found, or trained here (None in all but the main process)."""
         key = {
-            "format": _FORMATS["weights"],
+            "format": _WEIGHTS_FORMAT,
             "tokens": data,
             "from": self.inputs["from"],
             "shape": asdict(shape),
@@ -321,7 +237,7 @@ class Run:
         found = self.store.find("weights", key) if self.world.main else None
         if self.decide(found is not None):
             if found is not None:
-                _tell("weights", found, f"{shape.parameters():,} parameters")
+                tell("weights", found, f"{shape.parameters():,} parameters")
                 shutil.copyfile(found.path / "metrics.jsonl", self.folder / "metrics.jsonl")
             return found
         torch.set_num_threads(config.threads)
@@ -360,7 +276,3 @@ class Run:
                 mend="set LILLIPUT_STORE to a folder that all of them see",
             )
         return found
-
-
-def _tell(name: str, stage: Stage, text: str) -> None:
-    say(f"{name:<10} {text}{'' if stage.fresh else '  (found)'}")

@@ -23,6 +23,7 @@ _IMPORTED_AS = {"pyyaml": "yaml"}
 _ADDS = {
     "hf": "data sets of the Hugging Face hub",
     "data": "Parquet and .zst files",
+    "tokenizers": "SentencePiece models, and faster encoding by tiktoken",
     "lab": "verdicts of studies",
     "log": "TensorBoard",
 }

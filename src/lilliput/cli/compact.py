@@ -81,14 +81,13 @@ def _size(vocab_size: str | None, coverage: str | None, rule: bool) -> int | flo
     if rule:
         return "rule"
     parsed = parse_compact(vocab_size or coverage)
-    if vocab_size is not None and not (isinstance(parsed, int) and parsed > 0):
+    if vocab_size is not None:
+        if isinstance(parsed, int) and parsed > 0:
+            return parsed
         raise ConfigError(f"no size: {vocab_size!r}", where="--vocab-size", mend="a number such as 4096")
-    if coverage is not None and parsed == 1:
-        parsed = 1.0
-    if coverage is not None and not (isinstance(parsed, float) and 0 < parsed <= 1):
-        raise ConfigError(f"no share: {coverage!r}", where="--coverage", mend="a share such as 0.97 or 97%")
-    assert isinstance(parsed, int | float)
-    return parsed
+    if isinstance(parsed, int | float) and 0 < parsed <= 1:
+        return float(parsed)
+    raise ConfigError(f"no share: {coverage!r}", where="--coverage", mend="a share such as 0.97 or 97%")
 
 
 def _text(data: dict[str, Any]) -> str:

@@ -108,7 +108,7 @@ def _read_json(file: Path, data: bytes, kind: str, declared: dict[str, Any]) -> 
     """A `tokenizer.json`, or one of a vocab.json and a merges.txt that lie beside each other."""
     if kind == "json":
         content = parse_json(data, file)
-        if "model" in content or not content or not all(isinstance(number, int) for number in content.values()):
+        if not content or not all(isinstance(number, int) for number in content.values()):
             return read_fast(content, str(file), declared)
         other = file.with_name("merges.txt")
     else:

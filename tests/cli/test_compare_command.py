@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, trainers
 
@@ -71,6 +73,27 @@ def test_untied_tables_are_two(lilliput, texts: Path) -> None:
     ran = lilliput("tokenizer", "compare", "english", "--corpus", "hindi.jsonl", *body, "--json")
     size = ran.json["tokenizers"][0]["vocab_size"]
     assert ran.json["tokenizers"][0]["share"]["value"] == pytest.approx(2 * size * 64 / (2 * size * 64 + 100_000))
+
+
+def test_a_model_directory_tells_the_share_of_its_own_tables(lilliput, texts: Path) -> None:
+    # Padded: more rows than pieces. Headers alone are read, so any numbers will do.
+    rows, width, body = 320, 8, 640
+    tensors = {
+        "model.embed_tokens.weight": np.zeros((rows, width), np.float32),
+        "lm_head.weight": np.zeros((rows, width), np.float32),
+        "model.layers.0.mlp.up_proj.weight": np.zeros((80, width), np.float32),
+    }
+    save_file(tensors, texts / "english" / "model.safetensors")
+    (texts / "english" / "config.json").write_text(json.dumps({"vocab_size": rows}), encoding="utf-8")
+    (texts / "hindi" / "config.json").write_text(json.dumps({"vocab_size": rows}), encoding="utf-8")
+    ran = lilliput("tokenizer", "compare", "english", "hindi", "--corpus", "english.jsonl", "--json")
+    assert ran.code == 0, ran.err
+    whole, without_weights = ran.json["tokenizers"]
+    assert whole["share"] == {
+        "value": pytest.approx(2 * rows * width / (2 * rows * width + body)), "rows": rows, "row": 16, "body": body
+    }  # fmt: skip
+    assert without_weights["share"] is None
+    assert "share of embedding and head is left out" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +254,22 @@ def test_how_texts_are_batched_changes_nothing(texts: list[str], make: Callable[
     for language, tally in whole.items():
         assert tally.ids.tolist() == small[language].ids.tolist()
         assert vars(tally) | {"ids": None} == vars(small[language]) | {"ids": None}
+
+
+def test_text_is_read_one_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loss, "_BATCH_BYTES", 500)
+    read = 0
+
+    def documents() -> Iterator[tuple[str, str]]:
+        nonlocal read
+        for _ in range(100):
+            read += 1
+            yield "en", "a" * 100
+
+    counted = tallies(fallback(), documents())
+    assert next(counted)[1].bytes == 500
+    assert read == 5
+    assert sum(tally.bytes for _, tally in counted) == 9500
 
 
 def test_a_language_has_only_the_tokens_of_its_own_text(tmp_path: Path) -> None:

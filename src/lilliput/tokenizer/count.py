@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lilliput.corpus.report import ReadReport
 from lilliput.corpus.sources import read_bytes, source_identity, source_size
@@ -17,13 +16,14 @@ from lilliput.progress import Progress, count
 from lilliput.recipe import SourceSpec
 from lilliput.tokenizer.counts import Counts, Group, coverage, curve, merge, missing
 from lilliput.tokenizer.encode import Encoder
+from lilliput.tokenizer.ranked import Flat
 from lilliput.tokenizer.script import dominant_script
 from lilliput.tokenizer.source import Source
 
 __all__ = ["Counts", "Group", "count_corpus", "count_texts", "coverage", "curve", "merge", "missing"]
 
 # Text handed to a worker at once. A few batches are under way, so this bounds the text in memory.
-_BATCH_BYTES = 1_000_000
+_BATCH_BYTES = 500_000
 
 
 def count_corpus(
@@ -47,24 +47,26 @@ def count_corpus(
         raise ConfigError(f"there is no shard {i} of {n}", where="shard", mend=f"1/{max(n, 1)} is the first")
     labels = labels or [None] * len(specs)
     identities = [source_identity(spec) for spec in specs]
+    encoder = encoder or Encoder(source)
     report = ReadReport()
     sizes = [source_size(spec) for spec in specs]
     total = sum(size for size in sizes if size is not None) if None not in sizes else None
     with Progress("counting tokens", total, "B") as progress:
         reader = _documents(specs, labels, shard, report)
-        tally = _Tally(source.vocab_size)
-        for _ in tally.run(encoder or Encoder(source), reader):
+        tally = _Tally(encoder)
+        for _ in tally.run(reader):
             progress.update(report.bytes if total is None else report.position, tokens=count(tally.tokens))
     report.warn()
-    return Counts(tally.ids, tally.groups(), source.hash, [{"sources": identities, "shards": [[i, n]]}])
+    return Counts(tally.ids, tally.groups(), encoder.tokenizer, [{"sources": identities, "shards": [[i, n]]}])
 
 
 def count_texts(source: Source, texts: Iterable[tuple[str, str]]) -> Counts:
     """The counts of `source` over (language, text) pairs, streamed."""
-    tally = _Tally(source.vocab_size)
-    for _ in tally.run(Encoder(source), (_Document(label, text, len(text.encode())) for label, text in texts)):
+    encoder = Encoder(source)
+    tally = _Tally(encoder)
+    for _ in tally.run(_Document(label, text, len(text.encode())) for label, text in texts):
         pass
-    return Counts(tally.ids, tally.groups(), source.hash)
+    return Counts(tally.ids, tally.groups(), encoder.tokenizer)
 
 
 class _Document(NamedTuple):
@@ -89,8 +91,9 @@ def _documents(
 class _Tally:
     """Adds up batches of documents that are encoded by a few threads while the next ones are read."""
 
-    def __init__(self, vocab_size: int) -> None:
-        self.ids = np.zeros(vocab_size, np.int64)
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self.ids = np.zeros(encoder.vocab_size, np.int64)
         self.tokens = 0
         self._groups: dict[str, list[int]] = {}
 
@@ -98,25 +101,28 @@ class _Tally:
         """The totals by language, in alphabetic order."""
         return {name: Group(*self._groups[name]) for name in sorted(self._groups)}
 
-    def run(self, encoder: Encoder, documents: Iterable[_Document]) -> Iterator[None]:
+    def run(self, documents: Iterable[_Document]) -> Iterator[None]:
         """Count all documents; yields after each batch."""
-        waiting: deque[Future[tuple[NDArray[np.int64], list[tuple[str, int, int, int]]]]] = deque()
-        with ThreadPoolExecutor(encoder.workers) as pool:
+        waiting: deque[tuple[list[_Document], Future[Flat]]] = deque()
+        with ThreadPoolExecutor(self._encoder.workers) as pool:
             for batch in _batches(documents):
-                waiting.append(pool.submit(_count, encoder, batch, len(self.ids)))
-                if len(waiting) > encoder.workers:
-                    self._add(waiting.popleft().result())
+                waiting.append((batch, pool.submit(self._encoder.count, [document.text for document in batch])))
+                if len(waiting) > 2 * self._encoder.workers:
+                    self._add(*waiting.popleft())
                     yield
             while waiting:
-                self._add(waiting.popleft().result())
+                self._add(*waiting.popleft())
                 yield
 
-    def _add(self, found: tuple[NDArray[np.int64], list[tuple[str, int, int, int]]]) -> None:
-        ids, groups = found
+    def _add(self, batch: list[_Document], counted: Future[Flat]) -> None:
+        ids, lengths = counted.result()
         self.ids += ids
-        for name, *totals in groups:
-            self._groups[name] = [a + b for a, b in zip(self._groups.get(name, [0, 0, 0]), totals, strict=True)]
-            self.tokens += totals[2]
+        self.tokens += int(lengths.sum())
+        for document, length in zip(batch, lengths.tolist(), strict=True):
+            found = self._groups.setdefault(document.label, [0, 0, 0])
+            found[0] += 1
+            found[1] += document.size
+            found[2] += length
 
 
 def _batches(documents: Iterable[_Document]) -> Iterator[list[_Document]]:
@@ -130,17 +136,3 @@ def _batches(documents: Iterable[_Document]) -> Iterator[list[_Document]]:
             batch, size = [], 0
     if batch:
         yield batch
-
-
-def _count(
-    encoder: Encoder, batch: list[_Document], vocab_size: int
-) -> tuple[NDArray[np.int64], list[tuple[str, int, int, int]]]:
-    """(occurrences of each number, (language, documents, bytes, tokens) of each language in the batch)."""
-    ids, lengths = encoder.encode_flat([document.text for document in batch])
-    groups: dict[str, list[int]] = {}
-    for document, length in zip(batch, lengths.tolist(), strict=True):
-        found = groups.setdefault(document.label, [0, 0, 0])
-        found[0] += 1
-        found[1] += document.size
-        found[2] += length
-    return np.bincount(ids, minlength=vocab_size), [(name, *found) for name, found in groups.items()]  # type: ignore[misc]

@@ -20,12 +20,9 @@ from tokenizers import Tokenizer as Backend
 
 from lilliput.device import threads
 from lilliput.errors import TokenizerError
-from lilliput.tokenizer.ranked import Ranked, ranked
+from lilliput.tokenizer.ranked import Flat, Ranked, ranked
 from lilliput.tokenizer.regular import ends_words, pattern_of, unsettled
 from lilliput.tokenizer.source import Source
-
-# (the numbers of some texts, one after the other; how many each text has)
-Flat = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 # Characters one thread encodes at once. `tokenizers` needs about a hundred bytes a token meanwhile.
 _BATCH = 1_000_000
@@ -41,11 +38,14 @@ class Encoder:
     """Encodes many texts: without special tokens, their names in text as plain text, on all cores.
 
     source: the definition. backend: its `source.backend()`, where there is one already. prepare: make the faster
-    engine ready at once. workers: how many threads may call `encode_flat` at the same time to keep the cores busy.
+    engine ready at once. workers: how many threads may call `count` or `encode_flat` at the same time to keep the
+    cores busy. tokenizer, vocab_size: the source's `hash` and size.
     """
 
     def __init__(self, source: Source, backend: Backend | None = None, *, prepare: bool = False) -> None:
         self._definition = source.definition
+        # Asked once: a big definition takes a moment to hash.
+        self.tokenizer, self.vocab_size = source.hash, source.vocab_size
         self._backend = backend or source.backend()
         self._cuttable = _is_cuttable(source.definition)
         self._ranked: Ranked | None = None
@@ -74,6 +74,21 @@ class Encoder:
             np.add.at(lengths, [at for at, _ in group], sizes)
             found.append(ids)
         return np.concatenate(found), lengths
+
+    def count(self, texts: Sequence[str]) -> Flat:
+        """(how often each number occurs, int64 (vocab_size,); how many numbers each text has), by this thread.
+
+        Raises TokenizerError for lone surrogates.
+        """
+        if max(map(len, texts), default=0) <= _LONG and sum(map(len, texts)) <= _BATCH:
+            return self._count(list(texts))
+        lengths = np.zeros(len(texts), np.int64)
+        totals = np.zeros(self.vocab_size, np.int64)
+        for group in _groups(self._parts(texts)):
+            counts, sizes = self._count([part for _, part in group])
+            np.add.at(lengths, [at for at, _ in group], sizes)
+            totals += counts
+        return totals, lengths
 
     def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """The numbers of each text, by all cores, in bounded memory beside them. Raises as `encode_flat`."""
@@ -118,6 +133,16 @@ class Encoder:
         two = (_split(self._by_backend(hard)), _split(self._ranked.encode(easy) or self._by_backend(easy)))
         parts = [next(two[take]) for take in taken]
         return np.concatenate(parts), np.fromiter(map(len, parts), np.int64, len(parts))
+
+    def _count(self, texts: list[str]) -> Flat:
+        """`count` of texts that are encoded at once."""
+        self._prepare(sum(map(len, texts)))
+        if self._ranked and all(map(self._ranked.takes, texts)):
+            found = self._ranked.count(texts, self.vocab_size)
+            if found is not None:
+                return found
+        ids, sizes = self._encode(texts)
+        return np.bincount(ids, minlength=self.vocab_size), sizes
 
     def _by_backend(self, texts: list[str]) -> Flat:
         try:

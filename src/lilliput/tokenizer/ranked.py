@@ -39,6 +39,9 @@ from lilliput.tokenizer.spelling import byte_letters
 LONGEST = 200_000
 # A special token, never allowed: tiktoken's regular expression for special tokens must not be empty.
 _NEVER = "<|never|>"
+_NOTHING = np.zeros(0, np.uint32)
+
+Flat = tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 class Ranked:
@@ -60,9 +63,28 @@ class Ranked:
             return False
         return self._added is None or self._added.search(text) is None
 
-    def encode(self, texts: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+    def encode(self, texts: Sequence[str]) -> Flat | None:
         """(numbers of all texts, one after the other; how many each has). None if the engine gave up, or left out
         what its pattern does not match."""
+        found = self._ranks(texts)
+        if found is None or int(self._sizes[found[0]].sum()) != _size(texts):
+            return None
+        return self._numbers[found[0]], found[1]
+
+    def count(self, texts: Sequence[str], vocab_size: int) -> Flat | None:
+        """(occurrences of each number, int64 (vocab_size,); how many numbers each text has). None as `encode`."""
+        found = self._ranks(texts)
+        if found is None:
+            return None
+        counts = np.bincount(found[0], minlength=len(self._numbers))
+        if int(counts @ self._sizes) != _size(texts):
+            return None
+        totals = np.zeros(vocab_size, np.int64)
+        totals[self._numbers] = counts
+        return totals, found[1]
+
+    def _ranks(self, texts: Sequence[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]] | None:
+        """As `encode`, ranks instead of numbers."""
         encode = self._encoding.encode_to_numpy
         try:
             found = [encode(text, disallowed_special=()) if text else _NOTHING for text in texts]
@@ -71,13 +93,12 @@ class Ranked:
             if type(error).__name__ != "PanicException":
                 raise
             return None
-        ranks = np.concatenate([_NOTHING, *found])
-        if int(self._sizes[ranks].sum()) != sum(len(text.encode()) for text in texts):
-            return None
-        return self._numbers[ranks], np.fromiter(map(len, found), np.int64, len(found))
+        return np.concatenate([_NOTHING, *found]), np.fromiter(map(len, found), np.int64, len(found))
 
 
-_NOTHING = np.zeros(0, np.uint32)
+def _size(texts: Sequence[str]) -> int:
+    """UTF-8 bytes of the texts."""
+    return sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
 
 
 def ranked(definition: dict[str, Any], backend: Backend) -> Ranked | None:

@@ -66,7 +66,7 @@ def compared(names: list[str], languages: list[str]) -> dict[str, Any]:
     rows = [
         {
             "name": name, "kind": "Unigram", "vocab_size": 200_019, "share": {"value": 0.2}, "curve": CURVE,
-            "all": figures(2.0 + at), "languages": {one: figures(1.0 + at) for one in languages}, "notes": ["n"],
+            **figures(2.0 + at), "languages": {one: figures(1.0 + at) for one in languages}, "notes": ["n"],
         }
         for at, name in enumerate(names)
     ]  # fmt: skip

@@ -69,7 +69,7 @@ def corpus(folder: Path, name: str, lines: list[str]) -> SourceSpec:
 
 
 def figures(source: Source, texts: list[str], folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = compare([source], [corpus(folder, "text", texts)])["tokenizers"][0]["all"]
+    found: dict[str, Any] = compare([source], [corpus(folder, "text", texts)])["tokenizers"][0]
     return found
 
 
@@ -214,23 +214,23 @@ def test_languages_add_up_to_the_whole_and_agree_with_count(tmp_path: Path) -> N
     row = data["tokenizers"][0]
     assert list(row["languages"]) == ["Devanagari", "Latin", "labelled"]
     for key in ("documents", "bytes", "characters", "tokens"):
-        assert row["all"][key] == sum(one[key] for one in row["languages"].values())
+        assert row[key] == sum(one[key] for one in row["languages"].values())
     counted = count_texts(source, [("Latin", text) for text in english] + [("x", text) for text in hindi * 2])
-    assert row["all"]["tokens"] == counted.tokens
-    assert row["all"]["bytes"] == counted.bytes == data["bytes"]
-    assert row["all"]["pieces_met"] == np.count_nonzero(counted.ids)
-    assert row["all"]["bytes_per_token"] == counted.bytes / counted.tokens
-    assert row["all"]["used"] == np.count_nonzero(counted.ids) / source.vocab_size
+    assert row["tokens"] == counted.tokens
+    assert row["bytes"] == counted.bytes == data["bytes"]
+    assert row["pieces_met"] == np.count_nonzero(counted.ids)
+    assert row["bytes_per_token"] == counted.bytes / counted.tokens
+    assert row["used"] == np.count_nonzero(counted.ids) / source.vocab_size
     assert row["languages"]["Latin"]["tokens"] == counted.groups["Latin"].tokens
 
 
 def test_the_curve_ends_where_all_tokens_are_covered(tmp_path: Path) -> None:
     row = compare([byte_level(LINES)], [corpus(tmp_path, "a", LINES)])["tokenizers"][0]
     assert row["curve"]["sizes"][0] == 1
-    assert row["curve"]["sizes"][-1] == row["all"]["pieces_met"]
+    assert row["curve"]["sizes"][-1] == row["pieces_met"]
     assert row["curve"]["coverage"][-1] == 1.0
     assert row["curve"]["coverage"] == sorted(row["curve"]["coverage"])
-    at = row["curve"]["sizes"].index(row["all"]["pieces_for"]["0.9"])
+    at = row["curve"]["sizes"].index(row["pieces_for"]["0.9"])
     assert row["curve"]["coverage"][at] >= 0.9
 
 
@@ -278,7 +278,7 @@ def test_a_language_has_only_the_tokens_of_its_own_text(tmp_path: Path) -> None:
     row = compare([source_of(backend)], specs, ["first", "second"])["tokenizers"][0]
     assert row["languages"]["first"]["pieces_met"] == row["languages"]["second"]["pieces_met"] == 1
     assert row["languages"]["first"]["renyi_efficiency"] == 0
-    assert row["all"]["pieces_met"] == 2
+    assert row["pieces_met"] == 2
 
 
 def test_names_are_short_and_unlike() -> None:
@@ -305,7 +305,7 @@ def test_a_language_is_better_off_with_its_own_tokenizer(data_dir: Path, tmp_pat
     own = byte_level(texts, 2000)
     general = read_source(data_dir / "tokenizers" / "gpt2")
     data = compare([own, general], [spec])
-    mine, theirs = (row["all"] for row in data["tokenizers"])
+    mine, theirs = data["tokenizers"]
     assert mine["bytes_per_token"] > 2 * theirs["bytes_per_token"]
     assert mine["in_bytes"] < 0.05 < 0.5 < theirs["in_bytes"]
     assert mine["renyi_efficiency"] > theirs["renyi_efficiency"]

@@ -268,7 +268,7 @@ def compare_page(data: Data) -> str:
     """The page of a comparison.
 
     data: what `lilliput.tokenizer.compare.compare` gives: `corpus` [text], `documents`, `bytes`, `characters`,
-    `tokenizers` [{`name`, `kind`, `vocab_size`, `share`, `curve`, `all`: figures, `languages` {NAME: figures},
+    `tokenizers` [{`name`, `kind`, `vocab_size`, `share`, `curve`, its figures, `languages` {NAME: figures},
     `notes`}]. Figures: see `lilliput.tokenizer.compare.Figures`.
     """
     rows = data.get("tokenizers") or []
@@ -303,7 +303,7 @@ def comparison(rows: Sequence[Data], language: str | None = None) -> tuple[list[
     shares = language is None and any(row.get("share") for row in rows)
     table = []
     for row in rows:
-        found = row["all"] if language is None else row["languages"].get(language)
+        found = row if language is None else row["languages"].get(language)
         if found is None:
             continue
         cells = [row["name"], amount(row["vocab_size"], exact=True), figure(found["bytes_per_token"])]

@@ -73,7 +73,8 @@ def compare(
     each tokenizer in a model ({`value`, …}), handed through. Memory: some batches of text and, for each language,
     one count a piece and one a distinct character.
     Returns `corpus` [text], `documents`, `bytes`, `characters`, `tokenizers` [{`name`, `where`, `kind`, `hash`,
-    `vocab_size`, `share`, `curve` {`sizes`, `coverage`}, `all`: figures, `languages` {NAME: figures}, `notes`}].
+    `vocab_size`, `share`, `curve` {`sizes`, `coverage`}, the figures of all text by their names, `languages`
+    {NAME: figures}, `notes`}].
     Raises CorpusError where a source holds no text.
     """
     labels = labels or [None] * len(specs)
@@ -95,11 +96,11 @@ def compare(
             "vocab_size": source.vocab_size,
             "share": shares[number] if shares else None,
             "curve": _curve(total.ids),
-            "all": asdict(whole),
+            **asdict(whole),
             "languages": {language: asdict(judge(found[language])) for language in sorted(found)},
             "notes": notes,
         })  # fmt: skip
-    read = {key: rows[0]["all"][key] if rows else 0 for key in ("documents", "bytes", "characters")}
+    read = {key: rows[0][key] if rows else 0 for key in ("documents", "bytes", "characters")}
     return {"corpus": [spec.source for spec in specs], **read, "tokenizers": rows}
 
 

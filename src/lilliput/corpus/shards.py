@@ -29,7 +29,8 @@ FORMAT = 1
 BATCH_BYTES = 4_000_000
 _COPY_TOKENS = 1 << 20
 
-EncodeBatch = Callable[[list[str]], Sequence[Sequence[int]]]
+Ids = Sequence[int] | NDArray[np.int64]
+EncodeBatch = Callable[[list[str]], Sequence[Ids]]
 
 
 def pack(
@@ -46,7 +47,8 @@ def pack(
 ) -> dict[str, Any]:
     """Write the shards of one split into the folder `out`, in bounded memory; returns the manifest.
 
-    encode_batch: texts -> token numbers without special tokens; each document becomes BOS + tokens + EOS.
+    encode_batch: texts -> token numbers without special tokens (arrays are the fastest); each document becomes
+    BOS + tokens + EOS.
     weights: for each source of `documents` how often its documents are seen: whole parts are repeats, the
     fraction is the share of documents (by hash of the text) that are seen once more.
     Raises CorpusError if there is no document, TokenizerError if a token is outside the vocabulary.
@@ -135,13 +137,16 @@ class _Writer:
         """Tokens written so far."""
         return self.documents[-1] if self.documents else 0
 
-    def add(self, batch: list[_Item], encoded: Sequence[Sequence[int]], bos: int, eos: int) -> None:
+    def add(self, batch: list[_Item], encoded: Sequence[Ids], bos: int, eos: int) -> None:
         """Append the documents of a batch. Raises TokenizerError for a token outside the vocabulary."""
         flat = array("q")
         before = self.tokens
         for item, ids in zip(batch, encoded, strict=True):
             flat.append(bos)
-            flat.extend(ids)
+            if isinstance(ids, np.ndarray):
+                flat.frombytes(ids.astype(np.int64, copy=False).tobytes())
+            else:
+                flat.extend(ids)
             flat.append(eos)
             self.documents.append(before + len(flat))
             self.sizes.append(item.size)

@@ -93,7 +93,7 @@ def differences(data_dir: Path, name: str, library: Callable[[Path], Encode], co
     found = []
     for texts in documents(data_dir, corpus, size):
         encoded = [part.ids for part in ours.encode_batch_fast(texts, add_special_tokens=False)]
-        for text, left, right in zip(texts, encoded, theirs(texts), strict=True):
+        for left, right in zip(encoded, theirs(texts), strict=True):
             if left != list(right):
                 at = next((at for at, pair in enumerate(zip(left, right, strict=False)) if pair[0] != pair[1]), 0)
                 found.append(f"{ours.decode(left[at - 3 : at + 5])!r} {left[at : at + 5]} {right[at : at + 5]}")

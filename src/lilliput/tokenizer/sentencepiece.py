@@ -143,7 +143,8 @@ def _unigram(pieces: _Pieces, byte_fallback: bool) -> dict[str, Any]:
 
     def score_of(name: str, score: float, kind: int) -> float:
         if kind == _USER:
-            return float(len(name.encode()) * max(normal) - 0.1)
+            # What SentencePiece 0.2 takes for a user-defined piece, whatever the model's scores are.
+            return 0.1 * (len(name.encode()) - 1)
         return score if kind == _NORMAL else never
 
     return {

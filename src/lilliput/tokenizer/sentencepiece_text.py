@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import unicodedata
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lilliput.tokenizer.definition import replace, sequence
@@ -23,29 +24,95 @@ def normalizer_of(proto: Any) -> dict[str, Any] | None:
         steps.append({"type": "Prepend", "prepend": blank})
     if spec.escape_whitespaces:
         steps.append(replace(" ", SPACE))
-    if spec.remove_extra_whitespaces:
-        steps.append(replace(rf"{blank}+\z", "", regex=True))
     if spec.add_dummy_prefix and suffix:
-        steps.append(replace(r"\z", blank, regex=True))
+        steps.append(replace(rf"(?<!{blank}){blank}*\z" if spec.remove_extra_whitespaces else r"\z", blank, regex=True))
+    elif spec.remove_extra_whitespaces:
+        steps.append(replace(rf"{blank}+\z", "", regex=True))
     return sequence("normalizers", steps)
 
 
+# Begins and ends a grapheme, is changed by no map, and stands in no text: no character is assigned there.
+_BREAK = "\ufff0"
+# What belongs to the grapheme of the character before it.
+_MARK = r"[\p{M}\x{200C}\x{200D}\x{FF9E}\x{FF9F}\x{0E33}\x{0EB3}\x{1F3FB}-\x{1F3FF}\x{E0020}-\x{E007F}]"
+
+
 def _map(charsmap: bytes) -> list[dict[str, Any]]:
-    return [{"type": "Precompiled", "precompiled_charsmap": b64encode(charsmap).decode()}]
+    """The map as steps. SentencePiece replaces the longest entry that the text begins with, again and again.
+    `tokenizers` replaces a grapheme below six bytes by the shortest entry that it begins with, the rest lost, and
+    larger graphemes character by character.
+
+    So each character is replaced alone first: with breaks before marks, every grapheme is one character. Entries of
+    several characters are, in the maps that come with SentencePiece, what Unicode composes. Letters of up to two
+    bytes and Latin ones take one mark after the other by the map itself, breaks standing before further marks; for
+    wider ones (kana, Hangul's letters) NFC composes, breaks standing elsewhere, so that nothing else is composed or
+    put in order. What remains: SentencePiece does not compose across characters that it has just spelled with
+    several others or taken out, this does (`ﬁ` with an accent, an accent after a control character).
+    """
+    once = {"type": "Precompiled", "precompiled_charsmap": b64encode(charsmap).decode()}
+    # Not at the very beginning: what is put in there confuses the package's map.
+    apart = replace(rf"(?<!\A)(?={_MARK})|(?<=\r)(?=\n)", _BREAK, regex=True)
+    together = replace(_BREAK, "")
+    steps = [apart, once, together]
+    if _composes(charsmap):
+        after_narrow = replace(rf"(?<=[\x00-\x{{7FF}}\x{{1E00}}-\x{{1FFF}}]|{_MARK})(?={_MARK})", _BREAK, regex=True)
+        after_first = replace(f"(?<={_MARK})(?={_MARK})", _BREAK, regex=True)
+        steps += [after_narrow, {"type": "NFC"}, together, *([after_first, once, together] * 2)]
+    return steps
+
+
+def _composes(charsmap: bytes) -> bool:
+    """Whether a map composes as Unicode's NFKC does."""
+    trie = _Trie(charsmap)
+    return all(trie.entry(unicodedata.normalize("NFD", letter)) == letter for letter in "éåỹがΐ")
+
+
+class _Trie:
+    """A map's entries. It is the size of a double-array trie (Darts), the trie, and replacements ended by zeros."""
+
+    def __init__(self, charsmap: bytes) -> None:
+        size = int.from_bytes(charsmap[:4], "little")
+        self._units = memoryview(charsmap[4 : 4 + size]).cast("I")
+        self._texts = charsmap[4 + size :]
+
+    def _below(self, at: int) -> int:
+        unit = self._units[at]
+        return at ^ (unit >> 10) << ((unit & 0x200) >> 6)
+
+    def _step(self, at: int, byte: int) -> int | None:
+        found = self._below(at) ^ byte
+        return found if found < len(self._units) and self._units[found] & 0x800000FF == byte else None
+
+    def entry(self, text: str) -> str | None:
+        """What exactly this text is replaced by."""
+        at: int | None = 0
+        for byte in text.encode():
+            at = self._step(at, byte) if at is not None else None
+        if at is None or not self._units[at] & 0x100:
+            return None
+        start = self._units[self._below(at)] & 0x7FFFFFFF
+        return self._texts[start : self._texts.index(0, start)].decode()
+
+    def keys(self) -> Iterator[str]:
+        """Every text that is replaced."""
+        rest = [(0, b"")]
+        while rest:
+            at, key = rest.pop()
+            if key and self._units[at] & 0x100:
+                yield key.decode("utf-8", "replace")
+            below = ((self._step(at, byte), key + bytes([byte])) for byte in range(1, 256))
+            rest += [(found, longer) for found, longer in below if found is not None]
 
 
 def decoder_of(proto: Any, byte_fallback: bool) -> dict[str, Any] | None:
-    """U+2581 to blanks, bytes to characters, and the blank that stands before the text removed."""
+    """U+2581 to blanks, bytes to characters, and what stands before the text removed (a blank that stands after
+    it, where the model puts it there, SentencePiece leaves)."""
     spec = proto.normalizer_spec
     steps: list[dict[str, Any]] = [replace(SPACE, " ")]
     if byte_fallback:
         steps.append({"type": "ByteFallback"})
     steps.append({"type": "Fuse"})
-    if proto.trainer_spec.treat_whitespace_as_suffix:
-        # `Strip` fails on nothing.
-        if spec.add_dummy_prefix:
-            steps.append(replace(r" \z", "", regex=True))
-    elif spec.remove_extra_whitespaces:
+    if spec.remove_extra_whitespaces:
         steps.append(replace(r"\A +", "", regex=True))
     elif spec.add_dummy_prefix:
         steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
@@ -53,5 +120,17 @@ def decoder_of(proto: Any, byte_fallback: bool) -> dict[str, Any] | None:
 
 
 def text_notes(proto: Any, user: Sequence[str]) -> tuple[str, ...]:
-    """What cannot be exact in this."""
-    return ()
+    """What cannot be exact in this: entries of several characters in a map of one's own, and user-defined pieces
+    that the map changes, which SentencePiece finds before the map."""
+    charsmap = proto.normalizer_spec.precompiled_charsmap
+    if not charsmap:
+        return ()
+    trie = _Trie(charsmap)
+    notes = []
+    if not _composes(charsmap) and (several := sorted(key for key in trie.keys() if len(key) > 1)):
+        shown = ", ".join(map(repr, several[:3]))
+        notes.append(f"{len(several)} entries of its character map replace several characters and may not: {shown}")
+    if changed := [name for name in user if any(trie.entry(character) is not None for character in name)]:
+        shown = ", ".join(map(repr, changed[:3]))
+        notes.append(f"its character map changes {len(changed)} user-defined pieces, which may not come out: {shown}")
+    return tuple(notes)

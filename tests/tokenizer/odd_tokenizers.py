@@ -15,9 +15,9 @@ LETTERS = "abc"
 SHORT_TEXTS = ["".join(text) for size in range(1, 7) for text in itertools.product(f"{LETTERS} ", repeat=size)]
 SHORT_TEXTS += ["☃", "\r", "é", "a☃b", "\x00"]
 _PATTERN = "a+b?|[^a]+"
-_DECODER = decoders.Sequence(
-    [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-)
+_PLAIN = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+_DECODER_ALONE = decoders.Sequence(_PLAIN)
+_DECODER = decoders.Sequence([*_PLAIN, decoders.Strip(" ", 1, 0)])  # what was put before the text
 
 
 def as_source(backend: Backend) -> Source:
@@ -92,26 +92,30 @@ def sentencepiece_bpe_without_bytes(draw: random.Random) -> Source:
     return sentencepiece_bpe(draw, byte_fallback=False)
 
 
-def unigram(draw: random.Random, byte_fallback: bool = False) -> Source:
-    """Scores in no order; sometimes a letter is no piece of its own."""
+def unigram(draw: random.Random, byte_fallback: bool = False, lacking: float = 0.0) -> Source:
+    """Scores in no order; `lacking`: how often a letter is no piece of its own."""
     letters = list(LETTERS[: draw.randint(2, 3)])
     scores = {piece: -8 * draw.random() for piece in [*letters, "▁"]}
     for _ in range(draw.randint(3, 10)):
         piece = "".join(draw.choice([*letters, "▁"]) for _ in range(draw.randint(2, 4)))
         scores.setdefault(piece, -14 * draw.random())
-    if draw.random() < 0.3:
+    if draw.random() < lacking:
         del scores[letters[0]]
     spelt = [(f"<0x{byte:02X}>", 0.0) for byte in range(256)] if byte_fallback else []
     pieces = [("<unk>", draw.choice([0.0, -20.0])), *spelt, *scores.items()]
     backend = Backend(models.Unigram(pieces, 0, byte_fallback))
     scheme = draw.choice(["always", "never", "first"])
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=draw.random() < 0.5)
-    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace(prepend_scheme=scheme)])
+    backend.decoder = _DECODER if scheme != "never" else _DECODER_ALONE
     return as_source(backend)
 
 
 def unigram_with_bytes(draw: random.Random) -> Source:
-    return unigram(draw, byte_fallback=True)
+    return unigram(draw, byte_fallback=True, lacking=0.3)
+
+
+def unigram_that_lacks_a_letter(draw: random.Random) -> Source:
+    return unigram(draw, lacking=1.0)
 
 
 def word_piece(draw: random.Random) -> Source:

@@ -19,6 +19,7 @@ from lilliput.recipe import SourceSpec
 from lilliput.tokenizer import loss
 from lilliput.tokenizer.compare import compare, pieces_for, renyi_efficiency, short_names
 from lilliput.tokenizer.count import count_texts
+from lilliput.tokenizer.encode import Encoder
 from lilliput.tokenizer.loss import Tally, tallies
 from lilliput.tokenizer.source import Source
 
@@ -262,14 +263,15 @@ def test_text_is_read_one_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
 
     def documents() -> Iterator[tuple[str, str]]:
         nonlocal read
-        for _ in range(100):
+        for _ in range(1000):
             read += 1
             yield "en", "a" * 100
 
     counted = tallies(fallback(), documents())
     assert next(counted)[1].bytes == 500
-    assert read == 5
-    assert sum(tally.bytes for _, tally in counted) == 9500
+    # A batch for each worker, and the one handed out.
+    assert read == 5 * (Encoder(fallback()).workers + 1)
+    assert sum(tally.bytes for _, tally in counted) == 99_500
 
 
 def test_a_language_has_only_the_tokens_of_its_own_text(tmp_path: Path) -> None:

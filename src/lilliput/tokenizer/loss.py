@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,17 +48,25 @@ class Tally:
 
 
 def tallies(source: Source, documents: Iterable[tuple[str, str]]) -> Iterator[tuple[str, Tally]]:
-    """Count (language, text) pairs as they come: yields (language, what a batch of it gave), in bounded memory."""
+    """Count (language, text) pairs as they come, by all cores: yields (language, what a batch of it gave).
+
+    Memory: a few batches of text beside the vocabulary.
+    """
     encoder, losses = Encoder(source), _Losses(source)
-    for language, texts, size in _batches(documents):
-        flat, lengths = encoder.encode_flat(texts)
-        yield language, Tally(
-            np.bincount(flat, minlength=source.vocab_size),
-            documents=len(texts),
-            bytes=size,
-            characters=sum(map(len, texts)),
-            lost=losses.count(texts, flat, lengths),
-        )
+    waiting: deque[tuple[str, Future[Tally]]] = deque()
+    with ThreadPoolExecutor(encoder.workers) as pool:
+        for language, texts, size in _batches(documents):
+            waiting.append((language, pool.submit(_tally, encoder, losses, texts, size)))
+            if len(waiting) > encoder.workers:
+                name, counted = waiting.popleft()
+                yield name, counted.result()
+        for name, counted in waiting:
+            yield name, counted.result()
+
+
+def _tally(encoder: Encoder, losses: _Losses, texts: Sequence[str], size: int) -> Tally:
+    ids, _ = encoder.count(texts)
+    return Tally(ids, len(texts), size, sum(map(len, texts)), losses.count(texts, ids))
 
 
 @dataclass
@@ -89,25 +99,24 @@ class _Losses:
         self._unknown = _unknown_id(source)
         self._drops: dict[str, bool] = {}
 
-    def count(self, texts: Sequence[str], flat: NDArray[np.int64], lengths: NDArray[np.int64]) -> int:
-        """texts with their numbers, one after the other in `flat`, `lengths` (texts,) of them each."""
+    def count(self, texts: Sequence[str], ids: NDArray[np.int64]) -> int:
+        """ids: (vocab_size,), how often the texts give each number."""
         met: Counter[str] = Counter()
         for text in texts:
             met.update(text)
         lost = 0
-        if self._unknown is not None:
-            ends = np.cumsum(lengths)
-            for at in np.unique(np.searchsorted(ends, np.flatnonzero(flat == self._unknown), side="right")).tolist():
-                behind = self._behind_unknown(texts[at])
-                lost += len(behind)
-                met.subtract(behind)
-        return lost + sum(number for character, number in met.items() if number and self._dropped(character))
+        if self._unknown is not None and ids[self._unknown]:
+            behind = Counter(chain.from_iterable(self._behind_unknown(texts)))
+            lost = behind.total()
+            met -= behind
+        return lost + sum(number for character, number in met.items() if self._dropped(character))
 
-    def _behind_unknown(self, text: str) -> str:
-        """The characters of a text that unknown tokens cover."""
-        encoding = self._backend.encode(text, add_special_tokens=False)
-        spans = zip(encoding.ids, encoding.offsets, strict=True)
-        return "".join(text[start:end] for number, (start, end) in spans if number == self._unknown)
+    def _behind_unknown(self, texts: Sequence[str]) -> Iterator[str]:
+        """The stretches of text that unknown tokens cover."""
+        for text, encoding in zip(texts, self._backend.encode_batch(texts, add_special_tokens=False), strict=True):
+            for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+                if number == self._unknown:
+                    yield text[start:end]
 
     def _dropped(self, character: str) -> bool:
         found = self._drops.get(character)

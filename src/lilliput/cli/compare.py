@@ -20,7 +20,7 @@ _WHERE = "lilliput tokenizer compare"
 def tokenizer_compare(
     tokenizers: Annotated[
         list[str],
-        typer.Argument(metavar="TOKENIZER…", help="Files, folders or model directories.", show_default=False),
+        typer.Argument(metavar="TOKENIZER", help="Files, folders or model directories.", show_default=False),
     ],
     corpus: Corpus = None,
     field: FieldName = "text",
@@ -30,7 +30,7 @@ def tokenizer_compare(
     pattern: options.Pattern = None,
     special: options.Special = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write compare.json and compare.html into this folder.", show_default=False)
+        Path | None, typer.Option(metavar="DIR", help="Write compare.json and compare.html there.", show_default=False)
     ] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,

@@ -11,7 +11,7 @@ from lilliput.recipe import Recipe, Size, load_recipe, shipped
 def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if value is None:
-        return "none" if _kind(field) == "text" else "derived"
+        return "none" if "text" in _kind(field) else "derived"
     if isinstance(value, list) and value and isinstance(value[0], BaseModel):
         return f"`{value[0].source}`"
     if isinstance(value, bool):

@@ -104,7 +104,7 @@ def train_sentencepiece(folder: Path, kind: str = "bpe", size: int = 600, **opti
 
     written = io.BytesIO()
     # One line a sentence, as the trainer wants it; its texts are cut at 4192 bytes.
-    lines = [line for document in sample() for line in document.split("\n") if line.strip()]
+    lines = [line for document in sample() for line in document.split("\n") if line.strip()][::4] + _SENTENCES * 20
     settings = {"hard_vocab_limit": False, "minloglevel": 2, "num_threads": 1, "character_coverage": 0.9995}
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_writer=written, model_type=kind, vocab_size=size, **(settings | options)

@@ -57,15 +57,20 @@ def read_sentencepiece(data: bytes, where: str) -> Read:
     special = {name: number for number, name in enumerate(pieces.names) if pieces.types[number] in (_UNKNOWN, _CONTROL)}
     config = _declared(proto.trainer_spec, pieces, special)
     first = config.get("bos_token")
-    definition = compose(
-        model,
-        normalizer=normalizer_of(proto),
-        pre_tokenizer=_words(pieces, model),
-        post_processor=begin_with(first, special[first]) if first else None,
-        decoder=decoder_of(proto, byte_fallback),
-        special=special,
-    )
-    return Read(definition, config, (*_notes(pieces), *text_notes(proto, pieces.of(_USER))))
+    try:
+        definition = compose(
+            model,
+            normalizer=normalizer_of(proto),
+            pre_tokenizer=_words(pieces, model),
+            post_processor=begin_with(first, special[first]) if first else None,
+            decoder=decoder_of(proto, byte_fallback),
+            special=special,
+        )
+        notes = (*_notes(pieces), *text_notes(proto, pieces.of(_USER)))
+    except Exception as error:  # the package raises bare Exception for every defect
+        reason = f"a damaged SentencePiece model: {' '.join(str(error).split())[:200]}"
+        raise TokenizerError(reason, where=where, mend=_MEND) from None
+    return Read(definition, config, notes)
 
 
 def _parse(data: bytes, where: str) -> Any:

@@ -33,9 +33,18 @@ def normalizer_of(proto: Any) -> dict[str, Any] | None:
 
 # Begins and ends a grapheme, is changed by no map, and stands in no text: no character is assigned there.
 _BREAK = "\ufff0"
+# Steps for entries of several characters in a map of one's own.
+_MOST = 200
 # What belongs to the grapheme of the character before it.
 _MARK = r"[\p{M}\x{200C}\x{200D}\x{FF9E}\x{FF9F}\x{0E33}\x{0EB3}\x{1F3FB}-\x{1F3FF}\x{E0020}-\x{E007F}]"
-
+# Marks above letters, which Unicode leaves in their order, and those that may be composed before another.
+_ABOVE = r"\x{300}-\x{314}\x{342}"
+_BEFORE = rf"{_ABOVE}\x{{31B}}\x{{323}}\x{{327}}\x{{328}}"
+_UNORDERED = rf"(?<=[{_BEFORE}])(?=[{_MARK}&&[^{_ABOVE}\x{{345}}]])|(?<=[{_MARK}&&[^{_BEFORE}]])(?={_MARK})"
+# Characters of one or two bytes and composed Latin and Greek letters, but for plain letters.
+_NARROW = r"[\x00-@\[-`{-\x{390}\x{3AA}-\x{3B0}\x{3CA}-\x{7FF}\x{1E00}-\x{1FFF}&&[^\p{M}]]"
+# Steps for entries of several characters in a map of one's own.
+_MOST = 200
 
 def _map(charsmap: bytes) -> list[dict[str, Any]]:
     """The map as steps. SentencePiece replaces the longest entry that the text begins with, again and again.
@@ -43,22 +52,24 @@ def _map(charsmap: bytes) -> list[dict[str, Any]]:
     larger graphemes character by character.
 
     So each character is replaced alone first: with breaks before marks, every grapheme is one character. Entries of
-    several characters are, in the maps that come with SentencePiece, what Unicode composes. Letters of up to two
-    bytes and Latin ones take one mark after the other by the map itself, breaks standing before further marks; for
-    wider ones (kana, Hangul's letters) NFC composes, breaks standing elsewhere, so that nothing else is composed or
-    put in order. What remains: SentencePiece does not compose across characters that it has just spelled with
-    several others or taken out, this does (`ﬁ` with an accent, an accent after a control character).
+    several characters are, in the maps that come with SentencePiece, what Unicode composes of plain letters and
+    marks in their order. That is done by NFC, with breaks where it would put marks in order or add to a composed
+    letter; other letters of one or two bytes then take their first mark by the map itself. What remains:
+    SentencePiece does not compose across characters that it has just spelled with several others or taken out, this
+    does (`ﬁ` with an accent, an accent after a control character); and U+FFF0 itself is lost. A map of one's own has
+    a step for each entry of several characters.
     """
     once = {"type": "Precompiled", "precompiled_charsmap": b64encode(charsmap).decode()}
     # Not at the very beginning: what is put in there confuses the package's map.
     apart = replace(rf"(?<!\A)(?={_MARK})|(?<=\r)(?=\n)", _BREAK, regex=True)
     together = replace(_BREAK, "")
-    steps = [apart, once, together]
-    if _composes(charsmap):
-        after_narrow = replace(rf"(?<=[\x00-\x{{7FF}}\x{{1E00}}-\x{{1FFF}}]|{_MARK})(?={_MARK})", _BREAK, regex=True)
-        after_first = replace(f"(?<={_MARK})(?={_MARK})", _BREAK, regex=True)
-        steps += [after_narrow, {"type": "NFC"}, together, *([after_first, once, together] * 2)]
-    return steps
+    if not _composes(charsmap):
+        trie = _Trie(charsmap)
+        several = sorted((key for key in trie if len(key) > 1), key=len, reverse=True)
+        return [*(replace(key, trie.entry(key) or "") for key in several[:_MOST]), apart, once, together]
+    before_order = replace(rf"(?<={_NARROW})(?={_MARK})|{_UNORDERED}", _BREAK, regex=True)
+    before_map = replace(f"(?<={_MARK})(?={_MARK})", _BREAK, regex=True)
+    return [apart, once, together, before_order, {"type": "NFC"}, together, before_map, once, together]
 
 
 def _composes(charsmap: bytes) -> bool:
@@ -68,12 +79,18 @@ def _composes(charsmap: bytes) -> bool:
 
 
 class _Trie:
-    """A map's entries. It is the size of a double-array trie (Darts), the trie, and replacements ended by zeros."""
+    """A map's entries. It is the size of a double-array trie (Darts), the trie, and replacements ended by zeros.
+
+    Raises ValueError or IndexError where it is damaged.
+    """
 
     def __init__(self, charsmap: bytes) -> None:
         size = int.from_bytes(charsmap[:4], "little")
+        if not 0 < size <= len(charsmap) - 4 or size % 4:
+            raise ValueError("its character map is damaged")
         self._units = memoryview(charsmap[4 : 4 + size]).cast("I")
         self._texts = charsmap[4 + size :]
+        self._texts.decode()
 
     def _below(self, at: int) -> int:
         unit = self._units[at]
@@ -93,7 +110,7 @@ class _Trie:
         start = self._units[self._below(at)] & 0x7FFFFFFF
         return self._texts[start : self._texts.index(0, start)].decode()
 
-    def keys(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[str]:
         """Every text that is replaced."""
         rest = [(0, b"")]
         while rest:
@@ -120,17 +137,32 @@ def decoder_of(proto: Any, byte_fallback: bool) -> dict[str, Any] | None:
 
 
 def text_notes(proto: Any, user: Sequence[str]) -> tuple[str, ...]:
-    """What cannot be exact in this: entries of several characters in a map of one's own, and user-defined pieces
-    that the map changes, which SentencePiece finds before the map."""
+    """What may not be exact in this: entries of several characters in a map of one's own, if they are too many,
+    overlap, or make text that another entry replaces; user-defined pieces that the map changes, which SentencePiece
+    finds before the map."""
     charsmap = proto.normalizer_spec.precompiled_charsmap
     if not charsmap:
         return ()
     trie = _Trie(charsmap)
     notes = []
-    if not _composes(charsmap) and (several := sorted(key for key in trie.keys() if len(key) > 1)):
-        shown = ", ".join(map(repr, several[:3]))
-        notes.append(f"{len(several)} entries of its character map replace several characters and may not: {shown}")
+    if not _composes(charsmap) and (unclear := _unclear(trie)):
+        shown = ", ".join(map(repr, unclear[:3]))
+        notes.append(f"{len(unclear)} entries of its character map may be replaced in another order: {shown}")
     if changed := [name for name in user if any(trie.entry(character) is not None for character in name)]:
         shown = ", ".join(map(repr, changed[:3]))
         notes.append(f"its character map changes {len(changed)} user-defined pieces, which may not come out: {shown}")
     return tuple(notes)
+
+
+def _unclear(trie: _Trie) -> list[str]:
+    """Entries of several characters for which one step after the other may not be what the longest entry gives."""
+    several = sorted(key for key in trie if len(key) > 1)
+    letters = {letter for key in trie for letter in key}
+    overlap = {key[:size] for key in several for size in range(1, len(key))}
+    return [
+        key
+        for at, key in enumerate(several)
+        if at >= _MOST
+        or letters & set(trie.entry(key) or "")
+        or any(key[-size:] in overlap for size in range(1, len(key)))
+    ]

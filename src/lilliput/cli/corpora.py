@@ -21,7 +21,8 @@ Corpus = Annotated[
     ),
 ]
 FieldName = Annotated[str, typer.Option("--field", help="The JSONL or Parquet field that holds the text.")]
-_LABELLED = re.compile(r"(\w+)=(.+)", re.DOTALL)
+# A label is one word of any script, with nothing in it that makes a path or a pattern.
+_LABELLED = re.compile(r"([^\s=/\\.:~*?\[\]]+)=(.+)", re.DOTALL)
 
 
 def parse_corpora(values: list[str] | None, field: str) -> tuple[list[SourceSpec], list[str | None]]:

@@ -133,11 +133,11 @@ def tokenizer_merge(
 
     counts = merge([Counts.load(file.expanduser()) for file in files])
     source = read_source(options.model_folder(tokenizer), pattern=pattern, special=special or ()) if tokenizer else None
+    usage = find_usage(source, counts) if source else None
     lacking = missing(counts)
     if lacking:
         names = ", ".join(f"{i}/{n}" for i, n in lacking[:_SHOWN]) + (", …" if len(lacking) > _SHOWN else "")
         warn(f"the corpus is not complete: missing {'shard' if len(lacking) == 1 else 'shards'} {names}")
-    usage = find_usage(source, counts) if source else None
     answer = _answer(counts, usage, source, target, counts.names)
     return Answer({**(answer.data or {}), "missing": lacking}, answer.text)
 

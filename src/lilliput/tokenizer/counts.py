@@ -104,7 +104,8 @@ class Counts:
             groups = {str(name): Group(**group) for name, group in held["groups"].items()}
             corpus = [_entry(entry["sources"], entry["shards"]) for entry in held["corpus"]]
             found = cls(np.array(held["ids"], np.int64), groups, str(held["tokenizer"]), corpus)
-            if found.ids.ndim != 1 or found.vocab_size != held["vocab_size"] or int(found.ids.sum()) != found.tokens:
+            told = {name: held[name] for name in ("vocab_size", "documents", "bytes", "tokens", "tokenizer")}
+            if told != {name: getattr(found, name) for name in told} or int(found.ids.sum()) != found.tokens:
                 raise ValueError("the counts do not add up")
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             reason = f"no token counts: {type(error).__name__ if isinstance(error, KeyError) else ''} {error}"
@@ -168,6 +169,8 @@ def _add_entry(corpus: list[dict[str, Any]], entry: dict[str, Any]) -> None:
 
 def _entry(sources: list[dict[str, Any]], shards: list[list[int]]) -> dict[str, Any]:
     """An entry of `corpus`; raises what fits where it is none."""
+    if not all(1 <= i <= n for i, n in shards):
+        raise ValueError(f"impossible shards: {shards}")
     return {"sources": [dict(one) for one in sources], "shards": sorted([int(i), int(n)] for i, n in shards)}
 
 

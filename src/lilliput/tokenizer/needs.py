@@ -35,25 +35,22 @@ class Needs:
 
 
 def needs_of(source: Source, unreachable: Collection[int] = ()) -> Needs:
-    """What `source` needs whatever its size; a character's `##` form only if it can come out of the tokenizer.
+    """What `source` needs whatever its size.
 
-    unreachable: numbers of pieces that cannot. Raises TokenizerError for a kind of tokenizer that is not known.
+    unreachable: numbers of pieces that never come out of it; a longer piece among them spells nothing.
+    Raises TokenizerError for a kind of tokenizer that is not known.
     """
     finder = _FINDERS.get(source.kind)
     if finder is None:
         known = ", ".join(_FINDERS)
         raise TokenizerError(f"a {source.kind} tokenizer cannot be cut down", where=source.where, mend=f"use {known}")
-    pieces = source.pieces
+    pieces, never = source.pieces, set(unreachable)
     # The first reason given counts.
     always: dict[int, str] = {}
-    for reason, names in (("special", _special(source)), *finder(source.definition["model"])):
+    for reason, names in (("special", _special(source)), *finder(source)):
         for name in names:
-            if name in pieces:
+            if name in pieces and not (reason == "spelling" and pieces[name] in never):
                 always.setdefault(pieces[name], reason)
-    if source.kind == "WordPiece":
-        prefix = source.definition["model"]["continuing_subword_prefix"]
-        barred = {number for piece, number in pieces.items() if piece.startswith(prefix)} & set(unreachable)
-        always = {number: reason for number, reason in always.items() if reason == "special" or number not in barred}
     parents = _parents(source.definition["model"])
     _close(always, parents)
     return Needs(always, parents)
@@ -98,28 +95,49 @@ def _parents(model: dict[str, Any]) -> dict[int, tuple[int, ...]]:
 Found = Iterable[tuple[str, Iterable[str]]]
 
 
-def _bytes_level(model: dict[str, Any]) -> Found:
+def _bytes_level(source: Source) -> Found:
     """Each character of a byte-level piece is a byte."""
+    model = source.definition["model"]
     suffix = model.get("end_of_word_suffix") or ""
     yield "byte", [piece for piece in model["vocab"] if len(symbols_of(piece, suffix)) == 1]
 
 
-def _characters(model: dict[str, Any]) -> Found:
-    """Bytes, and the blank that stands for a space; without bytes, whatever spells the text: single characters,
-    and pieces with a character that is no piece of its own."""
+def _characters(source: Source) -> Found:
+    """Bytes, and what they cannot stand for; where they are not all there, whatever else spells the text: single
+    characters, and pieces with a character that is no piece of its own."""
+    model = source.definition["model"]
     vocab: dict[str, Any] = dict(model["vocab"]) if isinstance(model["vocab"], list) else model["vocab"]
+    spelled = [piece for piece in vocab if _BYTE.fullmatch(piece)]
     if model.get("byte_fallback"):
-        yield "byte", [piece for piece in vocab if _BYTE.fullmatch(piece)]
+        yield "byte", spelled
+    if _strips_first_piece(source.definition.get("decoder")):
+        # How many blanks it takes away depends on the piece.
+        yield "spelling", [piece for piece in vocab if piece.startswith(2 * BLANK)]
+    if model.get("byte_fallback") and len(spelled) == 256:
         # Spelled in bytes it would come back as itself, not as a space.
         yield "character", [BLANK]
+        if model["type"] == "Unigram":
+            # Of these the names of byte and special pieces are spelled where a text holds one: without them the
+            # piece itself would be the best path.
+            names = [*spelled, *(token["content"] for token in source.definition.get("added_tokens") or [])]
+            yield "character", {letter for name in names for letter in name}
         return
     suffix = model.get("end_of_word_suffix") or ""
     yield "character", [piece for piece in vocab if len(symbols_of(piece, suffix)) == 1]
     yield "spelling", [piece for piece in vocab if any(part not in vocab for part in symbols_of(piece, suffix))]
 
 
-def _word_pieces(model: dict[str, Any]) -> Found:
-    """Single characters with and without `##`, and pieces with a character that lacks the form it has in them."""
+def _strips_first_piece(decoder: dict[str, Any] | None) -> bool:
+    """Whether a decoder takes every blank off the first piece, as `Metaspace` does."""
+    if decoder is None:
+        return False
+    return decoder["type"] == "Metaspace" or any(map(_strips_first_piece, decoder.get("decoders") or []))
+
+
+def _word_pieces(source: Source) -> Found:
+    """Single characters, their `##` forms if they can stand inside a word, and pieces with a character that lacks
+    the form it has in them."""
+    model, backend = source.definition["model"], source.backend()
     prefix, vocab = model["continuing_subword_prefix"], model["vocab"]
 
     def spelled(piece: str) -> bool:
@@ -127,12 +145,19 @@ def _word_pieces(model: dict[str, Any]) -> Found:
         letters = piece.removeprefix(prefix) if inside else piece
         return (prefix * inside + letters[0] in vocab) and all(prefix + letter in vocab for letter in letters[1:])
 
+    def stands_inside(letter: str) -> bool:
+        text = backend.normalizer.normalize_str(f"a{letter}") if backend.normalizer else f"a{letter}"
+        words = backend.pre_tokenizer.pre_tokenize_str(text) if backend.pre_tokenizer else [(text, None)]
+        return [word for word, _ in words] == [f"a{letter}"]
+
     words = [piece for piece in vocab if piece and piece != prefix]
-    yield "character", [piece for piece in words if len(piece.removeprefix(prefix)) == 1]
-    yield "spelling", [piece for piece in words if not spelled(piece)]
+    single = [piece for piece in words if len(piece.removeprefix(prefix)) == 1]
+    barred = {piece for piece in single if piece.startswith(prefix) and not stands_inside(piece[-1])}
+    yield "character", [piece for piece in single if piece not in barred]
+    yield "spelling", [piece for piece in words if piece not in barred and not spelled(piece)]
 
 
-_FINDERS: dict[str, Callable[[dict[str, Any]], Found]] = {
+_FINDERS: dict[str, Callable[[Source], Found]] = {
     "byte-level BPE": _bytes_level,
     "BPE": _characters,
     "Unigram": _characters,

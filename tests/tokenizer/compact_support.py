@@ -90,6 +90,7 @@ class Cut:
         """Special pieces, bytes, single characters, and what another kept piece is merged from."""
         model, pieces = self.compaction.source.definition["model"], self.compaction.source.pieces
         special = {token["content"] for token in self.source.definition["added_tokens"]} | {model.get("unk_token")}
+        special |= {str(value) for name, value in self.source.config.items() if name.endswith("_token")}
         special |= {self.names[model["unk_id"]]} if model.get("unk_id") is not None else set()
         short = {piece for piece in pieces if len(piece.removeprefix("##")) == 1}
         spelt = {piece for piece in pieces if len(piece) == 6 and piece.startswith("<0x")}

@@ -3,6 +3,7 @@
 import copy
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from lilliput.errors import TokenizerError
+from lilliput.export.compacted import write_tokenizer
 from lilliput.tokenizer.compact import Compactor
 from lilliput.tokenizer.source import read_source
 from lilliput.tokenizer.witness import witnesses
@@ -86,6 +88,35 @@ def test_added_tokens_of_every_sort(plain: Definition, normalizer: normalizers.N
         single=f"{name} $A <|endoftext|>", pair=None, special_tokens=[(name, number), ("<|endoftext|>", 0)]
     )
     check(json.loads(backend.to_str()), AROUND)
+
+
+def test_transformers_loads_added_tokens_of_every_sort(plain: Definition, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    backend = Backend.from_str(json.dumps(plain))
+    backend.add_tokens(ADDED)
+    source = as_source(backend)
+    compactor = Compactor(source, counted(source, TEXTS[::3]))
+    for cut in cuts_of(compactor):
+        out = tmp_path / str(cut.size)
+        out.mkdir()
+        write_tokenizer(out, cut.compaction.source)
+        theirs = transformers.AutoTokenizer.from_pretrained(out)
+        assert len(theirs) == cut.size
+        for text in [*HARD, *AROUND]:
+            assert theirs(text, split_special_tokens=True).input_ids == cut.new.encode(text).ids
+
+
+def test_added_tokens_after_a_unigram_vocabulary() -> None:
+    """As in T5 and XLM-RoBERTa, whose special pieces have a score, and so come out of their own names in a text."""
+    special = ["<pad>", "</s>", "<unk>"]
+    scores = {**dict.fromkeys(special, 0.0), "▁": -2.0, "a": -2.5, "b": -3.0, "▁ab": -4.0, "bb": -5.0, "▁bb": -5.0}
+    backend = Backend(models.Unigram(list(scores.items()), 2, False))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    backend.decoder = decoders.Metaspace(prepend_scheme="first")
+    backend.add_special_tokens([*special, AddedToken("<mask>", lstrip=True)])
+    backend.add_tokens(["aba"])
+    backend.post_processor = processors.TemplateProcessing(single="$A </s>", pair=None, special_tokens=[("</s>", 1)])
+    check(json.loads(backend.to_str()), ["ab a bb", "aba <mask> a", "</s>a b", "abba aab"])
 
 
 def test_bytes_that_are_missing(plain: Definition) -> None:
@@ -211,3 +242,33 @@ def test_a_letter_inside_words_that_only_longer_pieces_cover() -> None:
     source = as_source(backend)
     compactor = Compactor(source, counted(source, ["a b ab"]))
     Cut(compactor, compactor.least).check(["ba", "aa b"])
+
+
+@pytest.mark.xfail(strict=True, raises=KeyError, reason="a number named for padding is looked up though its piece went")
+def test_padding_by_a_piece_that_goes(plain: Definition) -> None:
+    """The package's default names number 0 and a piece [PAD], whatever number 0 is."""
+    definition = copy.deepcopy(plain)
+    order = sorted(definition["model"]["vocab"], key=len, reverse=True)
+    definition["model"]["vocab"] = {piece: number for number, piece in enumerate(order)}
+    backend = Backend.from_str(json.dumps(definition))
+    backend.enable_padding()
+    check(json.loads(backend.to_str()))
+
+
+@pytest.mark.xfail(strict=True, raises=KeyError, reason="pieces that only the post-processor names are not kept")
+@pytest.mark.parametrize(
+    "stage",
+    [
+        processors.TemplateProcessing(single="<s> $A </s>", pair=None, special_tokens=[("<s>", 0), ("</s>", 1)]),
+        processors.BertProcessing(("</s>", 1), ("<s>", 0)),
+        processors.RobertaProcessing(("</s>", 1), ("<s>", 0)),
+    ],
+)
+def test_pieces_around_a_text_that_are_not_declared_as_special(stage: processors.PostProcessor) -> None:
+    pieces = ["<s>", "</s>", "a", "b", "c", "ab", "abc"]
+    vocab = {piece: number for number, piece in enumerate(pieces)}
+    backend = Backend(models.BPE(vocab, [("a", "b"), ("ab", "c")]))
+    backend.post_processor = stage
+    source = as_source(backend)
+    cut = Cut(Compactor(source, counted(source, ["abc"])), 5)
+    assert cut.ids[cut.new.encode("a").ids].tolist() == [0, 2, 1]

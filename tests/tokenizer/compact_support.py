@@ -1,6 +1,5 @@
 """A tokenizer beside what it was cut down to, and what must hold between them."""
 
-import re
 from collections.abc import Iterable
 from functools import cached_property
 
@@ -13,8 +12,6 @@ from lilliput.tokenizer.compact import Compactor
 from lilliput.tokenizer.source import Source
 from lilliput.tokenizer.spelling import piece_bytes
 from lilliput.tokenizer.witness import witnesses
-
-_NAMES = re.compile(r"<(0x[0-9A-F]{2}|s|/s|unk)>")
 
 
 class Cut:
@@ -45,8 +42,7 @@ class Cut:
         """The text without what the source cannot spell character by character, though it has longer pieces for
         it: there, which piece it gets stuck at depends on the other pieces."""
         if self._spells:
-            # What a byte piece's or a control piece's name in a text becomes: see test_compact_oddities.py.
-            return _NAMES.sub("", text) if self.source.kind == "Unigram" else text
+            return text
         if self.source.kind != "WordPiece":
             return "".join(letter for letter in text if letter in self._forms or letter not in self._letters)
         forms = ((word, [word[0], *(f"##{letter}" for letter in word[1:])]) for word in words_of(self.old, text))

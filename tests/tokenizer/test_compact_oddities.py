@@ -272,3 +272,29 @@ def test_pieces_around_a_text_that_are_not_declared_as_special(stage: processors
     source = as_source(backend)
     cut = Cut(Compactor(source, counted(source, ["abc"])), 5)
     assert cut.ids[cut.new.encode("a").ids].tolist() == [0, 2, 1]
+
+
+@pytest.mark.xfail(strict=True, reason="whether a letter stands inside words is tried after an `a` only")
+@pytest.mark.parametrize(
+    ("cutter", "normalizer", "text"),
+    [
+        (pre_tokenizers.Whitespace(), None, "..."),
+        (pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Digits()]), None, "121"),
+        (pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.UnicodeScripts()]), None, "какак"),
+        (pre_tokenizers.WhitespaceSplit(), normalizers.NFC(), "q\u0301q\u0301"),
+    ],
+    ids=["signs", "digits", "scripts", "marks"],
+)
+def test_letters_that_stand_inside_some_words_only(
+    cutter: pre_tokenizers.PreTokenizer, normalizer: normalizers.Normalizer | None, text: str
+) -> None:
+    letters = sorted(set(text))
+    pieces = ["[UNK]", "a", *letters, *(f"##{letter}" for letter in letters), text, text[:2], f"##{text[:2]}"]
+    vocab = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    backend = Backend(models.WordPiece(vocab, unk_token="[UNK]"))
+    backend.pre_tokenizer, backend.normalizer = cutter, normalizer or normalizers.Strip()
+    backend.decoder = decoders.WordPiece(cleanup=False)
+    source = as_source(backend)
+    assert source.pieces["[UNK]"] not in backend.encode(f"{text} {text[::-1]}").ids
+    compactor = Compactor(source, counted(source, [text]))
+    Cut(compactor, compactor.least).check([text, text[:2], text[1:]])

@@ -99,7 +99,8 @@ def _special_of(vocab: dict[str, int], pairs: list[list[str]], declared: dict[st
     names = {piece for piece in vocab if len(piece) > 1 and piece not in made}
     for role in _SINGLE:
         named = declared.get(role)
-        names.add(str(named.get("content")) if isinstance(named, dict) else str(named))
+        named = named.get("content") if isinstance(named, dict) else named
+        names |= {named} if isinstance(named, str) else set()
     return {name: vocab[name] for name in names if name in vocab}
 
 

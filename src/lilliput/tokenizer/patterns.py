@@ -1,7 +1,9 @@
 """The patterns with which tiktoken's vocabularies cut text into words, and whose vocabulary a list of ranks is.
 
 A tiktoken file holds no pattern. The published ones are facts about the models: GPT-2, cl100k and o200k are those of
-OpenAI's `tiktoken_ext/openai_public.py`, Qwen's is that of its `tokenization_qwen.py`; LLaMA 3's is cl100k's.
+OpenAI's `tiktoken_ext/openai_public.py`, Qwen's is that of its `tokenization_qwen.py`; LLaMA 3's is cl100k's. Newer
+versions of that file write cl100k's otherwise, for speed, and keep blanks with the text's last line end; here
+it stands as it was published and as the models that took it over have it.
 """
 
 from __future__ import annotations

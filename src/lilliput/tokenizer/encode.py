@@ -161,7 +161,7 @@ class Encoder:
             if self._wait is not None:
                 self._wait -= size
                 if self._wait <= 0:
-                    self._ranked = ranked(self._definition, self._backend)
+                    self._ranked = ranked(self._definition)
                     self._wait = None
 
 

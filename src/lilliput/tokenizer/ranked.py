@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import json
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer as Backend
+from tokenizers import models
 
 from lilliput.tokenizer.regular import grouped, is_common, pattern_of, unsettled
 from lilliput.tokenizer.spelling import byte_letters
@@ -101,8 +101,8 @@ def _size(texts: Sequence[str]) -> int:
     return sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
 
 
-def ranked(definition: dict[str, Any], backend: Backend) -> Ranked | None:
-    """`tiktoken` for the definition (whose backend is given); None if it is not installed, or equality not proved."""
+def ranked(definition: dict[str, Any]) -> Ranked | None:
+    """`tiktoken` for the definition; None if it is not installed, or equality not proved."""
     pattern = pattern_of(definition)
     if pattern is None or not is_common(pattern) or not _is_plain(definition):
         return None
@@ -110,7 +110,7 @@ def ranked(definition: dict[str, Any], backend: Backend) -> Ranked | None:
         tiktoken = importlib.import_module("tiktoken")
     except ImportError:
         return None
-    order = _order(definition["model"], backend)
+    order = _order(definition["model"])
     if order is None or not hasattr(tiktoken.Encoding, "encode_to_numpy"):
         return None
     letters, vocab = byte_letters(), definition["model"]["vocab"]
@@ -130,11 +130,8 @@ def _is_plain(definition: dict[str, Any]) -> bool:
     return model["type"] == "BPE" and not any(map(model.get, odd)) and normaliser in (None, {"type": "NFC"})
 
 
-def _order(model: dict[str, Any], backend: Backend) -> list[str] | None:
-    """The pieces of the table in the order of their ranks, or None if there is no such table.
-
-    The backend's own model says what the bytes of each piece become.
-    """
+def _order(model: dict[str, Any]) -> list[str] | None:
+    """The pieces of the table in the order of their ranks, or None if there is no such table."""
     letters = byte_letters()
     results = [left + right for left, right in model["merges"]]
     runs = sum(one != other for one, other in itertools.pairwise([*results, None]))
@@ -145,7 +142,7 @@ def _order(model: dict[str, Any], backend: Backend) -> list[str] | None:
     known = set(listed)
     others = (piece for piece in model["vocab"] if len(piece) > 1 and piece not in known)
     unmerged = [piece for piece in others if letters.keys() >= set(piece)]
-    parts = _parts([*listed, *unmerged], model, backend)
+    parts = _parts([*listed, *unmerged], model)
     sound = [piece for piece, size in zip(listed, parts, strict=False) if size == 1]
     if not model.get("ignore_merges"):
         return [*letters, *sound]
@@ -155,11 +152,7 @@ def _order(model: dict[str, Any], backend: Backend) -> list[str] | None:
     return [*letters, *sound, *(piece for piece, _ in unsound)]
 
 
-def _parts(pieces: list[str], model: dict[str, Any], backend: Backend) -> list[int]:
-    """How many pieces the letters of each piece, alone, are merged to."""
-    if model.get("ignore_merges"):
-        # A model of its own: the backend's may be at work in another thread.
-        bare = Backend.from_str(json.dumps({"model": {**model, "ignore_merges": False}}, ensure_ascii=False))
-    else:
-        bare = Backend(backend.model)
+def _parts(pieces: list[str], model: dict[str, Any]) -> list[int]:
+    """How many pieces the letters of each piece, alone, are merged to: by `tokenizers` itself, looking nothing up."""
+    bare = Backend(models.BPE(vocab=model["vocab"], merges=[(left, right) for left, right in model["merges"]]))
     return [len(encoding) for encoding in bare.encode_batch_fast(pieces, add_special_tokens=False)]

@@ -83,7 +83,9 @@ def describe(counts: Counts, usage: Usage | None = None, source: Source | None =
 
 
 def _told(pieces: list[Piece]) -> dict[str, Any]:
-    return {"pieces": len(pieces), "examples": [piece for _, piece in pieces[:_EXAMPLES]]}
+    """How many there are, and examples from all over the vocabulary: its first pieces are single bytes."""
+    spread = sorted({at * len(pieces) // _EXAMPLES for at in range(_EXAMPLES)}) if pieces else []
+    return {"pieces": len(pieces), "examples": [pieces[at][1] for at in spread]}
 
 
 def _ratio(found: Any) -> float | None:

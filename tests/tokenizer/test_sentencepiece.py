@@ -194,6 +194,28 @@ def test_a_piece_that_holds_a_blank_within_forbids_the_cut(tmp_path: Path) -> No
         pair.agree(text)
 
 
+def test_blanks_that_stay_blanks(model: bytes, tmp_path: Path) -> None:
+    proto = model_pb2.ModelProto()
+    proto.ParseFromString(model)
+    proto.normalizer_spec.escape_whitespaces = False
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(proto.SerializeToString())
+    pair = Pair(path)
+    for text in sample()[:100]:
+        ours, theirs = pair.numbers(text)
+        assert ours == theirs
+
+
+def test_equal_scores_are_noted(model: bytes, tmp_path: Path) -> None:
+    proto = model_pb2.ModelProto()
+    proto.ParseFromString(model)
+    words = [piece for piece in proto.pieces if piece.type == 1 and len(set(piece.piece)) > 1][:2]
+    words[1].score = words[0].score
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(proto.SerializeToString())
+    assert "2 pieces have equal scores" in read_source(path).notes[0]
+
+
 def test_no_control_piece_comes_out_of_text(pairs: dict[str, Pair]) -> None:
     text = "<s></s><unk><pad><0x41><ctl> <s> the</s>"
     for name, pair in pairs.items():

@@ -138,6 +138,20 @@ def test_added_tokens_that_only_the_configuration_knows(tmp_path: Path) -> None:
     assert "other numbers" in read_source(file).notes[0]
 
 
+def test_a_sentencepiece_model_takes_declared_tokens_too(tmp_path: Path) -> None:
+    file = train_sentencepiece(tmp_path, user_defined_symbols=["<sep>"])
+    size = read_source(file).vocab_size
+    entries = {
+        "1": {"content": "<s>", "special": True},
+        "3": {"content": "<sep>", "special": False},
+        str(size): {"content": "<|im_start|>", "special": True},
+    }
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": entries}))
+    source = read_source(file)
+    added = {token["content"]: token["id"] for token in source.definition["added_tokens"]}
+    assert added == {"<unk>": 0, "<s>": 1, "</s>": 2, "<|im_start|>": size}
+
+
 def test_a_normaliser_stays(tmp_path: Path) -> None:
     file = train_byte_level(tmp_path)
     definition = json.loads(file.read_text(encoding="utf-8"))

@@ -8,6 +8,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import pytest
+from tokenizer_support import HARD
 from tokenizers import Tokenizer as Backend
 
 from lilliput.tokenizer import patterns
@@ -105,6 +106,19 @@ def differences(data_dir: Path, name: str, library: Callable[[Path], Encode], co
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_a_real_tokenizer_gives_its_librarys_numbers(data_dir: Path, name: str, corpus: str) -> None:
     assert differences(data_dir, name, LIBRARIES[name], corpus, 200_000) == []
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_runs_and_odd_characters(data_dir: Path, name: str) -> None:
+    """Long runs, where equal joins overlap, and texts that have parted tokenizers before."""
+    ours, theirs = ours_and_theirs(data_dir / "tokenizers" / name, LIBRARIES[name])
+    units = [*" =-\na\t*_#的é😀", "ab", "aba", "ha", ". ", "\r\n", "  \n", "/*", "12", "\u3000"]
+    runs = [before + unit * size for unit in units for size in (*range(1, 40), 64, 99, 257) for before in ("", "x")]
+    # The name of a special token is text to us, as to all but the default of transformers.
+    hard = [text for text in HARD if name != "bert" or "[" not in text]
+    encoded = [part.ids for part in ours.encode_batch_fast(runs + hard, add_special_tokens=False)]
+    assert encoded == [list(numbers) for numbers in theirs(runs + hard)]
 
 
 @pytest.mark.data

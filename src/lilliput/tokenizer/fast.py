@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,8 @@ _KINDS = ("BPE", "Unigram", "WordPiece")
 _SINGLE = ("bos_token", "eos_token", "unk_token", "pad_token", "mask_token", "cls_token", "sep_token")
 
 
-def read_fast(definition: dict[str, Any], where: str, declared: dict[str, Any]) -> Read:
-    """A `tokenizer.json`, with the added tokens that only the `tokenizer_config.json` beside it knows.
-
-    Raises TokenizerError where it is damaged or its model is of a kind that is not known.
-    """
+def read_fast(definition: dict[str, Any], where: str) -> Read:
+    """A `tokenizer.json`. Raises TokenizerError where it is damaged or its model is of a kind that is not known."""
     model = definition.get("model")
     kind = model.get("type") if isinstance(model, dict) else None
     if isinstance(kind, str) and kind not in _KINDS:
@@ -26,33 +24,36 @@ def read_fast(definition: dict[str, Any], where: str, declared: dict[str, Any]) 
     try:
         # Through the package, so that whatever version wrote the file, merges and stages read the same.
         read = canonical(definition)
-        late = _late(read, declared)
-        if late:
-            read = canonical(read | {"added_tokens": [*read["added_tokens"], *late]})
     except Exception as error:  # the package raises bare Exception for every defect
         reason = " ".join(str(error).split())[:200]
         raise TokenizerError(f"not a tokenizer: {reason}", where=where, mend="name another file") from None
     if read["model"]["type"] not in _KINDS:
         mend = f"name a tokenizer whose model is one of {', '.join(_KINDS)}"
         raise TokenizerError(f"a tokenizer of the kind {read['model']['type']} is not known", where=where, mend=mend)
-    names = {token["content"] for token in read["added_tokens"]}
-    moved = [token["content"] for token in late if token["content"] not in names or token not in read["added_tokens"]]
-    notes = (f"added tokens have other numbers than tokenizer_config.json says: {', '.join(moved)}",) if moved else ()
-    return Read(read, {}, notes)
+    return Read(read, {})
 
 
-def _late(definition: dict[str, Any], declared: dict[str, Any]) -> list[dict[str, Any]]:
-    """The entries of `added_tokens_decoder` that the definition lacks, in the order of their numbers."""
+def add_declared(read: Read, declared: dict[str, Any], pieces: Collection[str]) -> Read:
+    """With the added tokens that only the `tokenizer_config.json` beside it knows (`added_tokens_decoder`).
+
+    pieces: those it has. The package numbers added tokens from the model's size on; a note names those that the
+    configuration wants elsewhere.
+    """
     entries = declared.get("added_tokens_decoder")
-    if not isinstance(entries, dict):
-        return []
-    known = {token["content"] for token in definition["added_tokens"]}
-    found = []
-    for number, entry in entries.items():
-        if isinstance(entry, dict) and isinstance(entry.get("content"), str) and entry["content"] not in known:
-            plain = added_token(entry["content"], int(number))
-            found.append(plain | {name: entry[name] for name in plain if isinstance(entry.get(name), bool)})
-    return sorted(found, key=lambda token: int(token["id"]))
+    late = []
+    for number, entry in entries.items() if isinstance(entries, dict) else ():
+        name = entry.get("content") if isinstance(entry, dict) else None
+        if isinstance(name, str) and name and name not in pieces and str(number).isdecimal():
+            plain = added_token(name, int(number))
+            late.append(plain | {key: entry[key] for key in plain if isinstance(entry.get(key), bool)})
+    if not late:
+        return read
+    late.sort(key=lambda token: int(token["id"]))
+    definition = canonical(read.definition | {"added_tokens": [*read.definition["added_tokens"], *late]})
+    numbers = {token["content"]: token["id"] for token in definition["added_tokens"]}
+    moved = [token["content"] for token in late if numbers.get(token["content"]) != token["id"]]
+    notes = (f"added tokens have other numbers than tokenizer_config.json says: {', '.join(moved)}",) if moved else ()
+    return Read(definition, read.config, read.notes + notes)
 
 
 def read_pair(vocab: dict[str, Any], merges: str, where: str, declared: dict[str, Any]) -> Read:

@@ -66,7 +66,7 @@ def read_sentencepiece(data: bytes, where: str) -> Read:
             decoder=decoder_of(proto, byte_fallback),
             special=special,
         )
-        notes = (*_notes(pieces), *text_notes(proto, pieces.of(_USER)))
+        notes = (*_notes(pieces, kind == _BPE), *text_notes(proto, pieces.of(_USER)))
     except Exception as error:  # the package raises bare Exception for every defect
         reason = f"a damaged SentencePiece model: {' '.join(str(error).split())[:200]}"
         raise TokenizerError(reason, where=where, mend=_MEND) from None
@@ -216,12 +216,18 @@ def _looked_up(pieces: _Pieces, model: dict[str, Any]) -> str | None:
     return rf"\A(?:{'|'.join(cuts)})" if cuts else None
 
 
-def _notes(pieces: _Pieces) -> tuple[str, ...]:
+def _notes(pieces: _Pieces, bpe: bool) -> tuple[str, ...]:
     """What cannot be exact, by a piece that shows it."""
+    notes = []
     letters = set(pieces.of(_NORMAL))
-    odd = [name for name in pieces.of(_NORMAL) if not letters.issuperset(name)]
-    shown = ", ".join(odd[:3])
-    return (f"{len(odd)} pieces hold characters that are no pieces and may not come out: {shown}",) if odd else ()
+    if odd := [name for name in pieces.of(_NORMAL) if not letters.issuperset(name)]:
+        notes.append(f"{len(odd)} pieces hold characters that are no pieces and may not come out: {', '.join(odd[:3])}")
+    scored = [(score, name) for name, score, kind in zip(*_columns(pieces), strict=True) if kind == _NORMAL]
+    times = Counter(score for score, name in scored if len(set(name)) > 1)
+    if bpe and (equal := [name for score, name in scored if len(set(name)) > 1 and times[score] > 1]):
+        shown = ", ".join(equal[:3])
+        notes.append(f"{len(equal)} pieces have equal scores and may be joined in another order: {shown}")
+    return tuple(notes)
 
 
 def _declared(spec: Any, pieces: _Pieces, special: dict[str, int]) -> dict[str, Any]:

@@ -56,8 +56,8 @@ def _map(charsmap: bytes) -> list[dict[str, Any]]:
     marks in their order. That is done by NFC, with breaks where it would put marks in order or add to a composed
     letter; other letters of one or two bytes then take their first mark by the map itself. What remains:
     SentencePiece does not compose across characters that it has just spelled with several others or taken out, this
-    does (`ﬁ` with an accent, an accent after a control character); and U+FFF0 itself is lost. A map of one's own has
-    a step for each entry of several characters.
+    does (`ﬁ` with an accent, an accent after a control character), and so does one after a user-defined piece; and
+    U+FFF0 itself is lost. A map of one's own has a step for each entry of several characters.
     """
     once = {"type": "Precompiled", "precompiled_charsmap": b64encode(charsmap).decode()}
     # Not at the very beginning: what is put in there confuses the package's map.

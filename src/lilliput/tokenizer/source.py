@@ -17,7 +17,7 @@ from tokenizers import Tokenizer as Backend
 from lilliput.errors import TokenizerError
 from lilliput.store import canonical_hash
 from lilliput.tokenizer.definition import Read
-from lilliput.tokenizer.fast import parse_json, read_fast, read_pair
+from lilliput.tokenizer.fast import add_declared, parse_json, read_fast, read_pair
 from lilliput.tokenizer.formats import find_file, format_of, read_bytes
 from lilliput.tokenizer.sentencepiece import read_sentencepiece
 from lilliput.tokenizer.tiktoken import read_tiktoken
@@ -101,6 +101,10 @@ def read_source(path: Path | str, *, pattern: str | None = None, special: Sequen
         found = read_wordpiece(data, str(file), declared)
     else:
         found = _read_json(file, data, kind, declared)
+    # In a tokenizer.json a piece may have to be declared as special; elsewhere its kind is known.
+    added = {token["content"] for token in found.definition["added_tokens"]}
+    known = added if kind == "json" else added | Source(found.definition, {}, str(path)).pieces.keys()
+    found = add_declared(found, declared, known)
     return Source(found.definition, found.config | declared, str(path), found.notes)
 
 
@@ -109,7 +113,7 @@ def _read_json(file: Path, data: bytes, kind: str, declared: dict[str, Any]) -> 
     if kind == "json":
         content = parse_json(data, file)
         if not content or not all(isinstance(number, int) for number in content.values()):
-            return read_fast(content, str(file), declared)
+            return read_fast(content, str(file))
         other = file.with_name("merges.txt")
     else:
         other = file.with_name("vocab.json")

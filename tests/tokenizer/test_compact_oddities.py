@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from compact_support import Cut, counted, cuts_of
 from odd_tokenizers import as_source, names_of
-from tokenizer_support import HARD, sample, train_byte_level
+from tokenizer_support import HARD, sample, train_byte_level, train_sentencepiece
 from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
@@ -298,3 +298,12 @@ def test_letters_that_stand_inside_some_words_only(
     assert source.pieces["[UNK]"] not in backend.encode(f"{text} {text[::-1]}").ids
     compactor = Compactor(source, counted(source, [text]))
     Cut(compactor, compactor.least).check([text, text[:2], text[1:]])
+
+
+@pytest.mark.xfail(strict=True, reason="a definition does not tell which pieces a model calls user-defined")
+def test_user_defined_pieces_of_sentencepiece_stay(tmp_path: Path) -> None:
+    """They are what an added token is elsewhere: whole wherever a text holds them."""
+    path = train_sentencepiece(tmp_path, "bpe", 600, byte_fallback=True, user_defined_symbols=["<sep>"])
+    source = read_source(path)
+    compactor = Compactor(source, counted(source, TEXTS))
+    assert "<sep>" in compactor.at(compactor.least).source.pieces

@@ -41,7 +41,7 @@ class _Settings(BaseModel):
 class SourceSpec(_Settings):
     """One source of text."""
 
-    source: str = Field(description="a file, glob or folder, `hf:NAME[:split]` or `builtin:python`")
+    source: str = Field(min_length=1, description="a file, glob or folder, `hf:NAME[:split]` or `builtin:python`")
     weight: float = Field(1.0, gt=0, le=1000, description="how often its documents are seen, relative to 1")
     field: str = Field("text", description="the JSONL or Parquet field that holds the text")
 
@@ -145,6 +145,8 @@ class EvaluateSettings(_Settings):
 
 
 def _as_sources(value: object) -> object:
+    if value is None or value == "":
+        raise ValueError("no source of text is named")
     items = value if isinstance(value, list) else [value]
     return [{"source": item} if isinstance(item, str) else item for item in items]
 

@@ -15,6 +15,7 @@ from lilliput.recipe import ModelSettings, Recipe, SourceSpec, build_recipe
 from lilliput.store import file_hash
 from lilliput.tokenizer.load import Tokenizer
 from lilliput.train.config import TrainConfig
+from lilliput.train.metrics import check_tensorboard
 
 # Settings of `train` that the weights do not depend on: they may change when a run goes on.
 FREE_SETTINGS = ("save_every", "eval_every", "tensorboard")
@@ -22,6 +23,8 @@ FREE_SETTINGS = ("save_every", "eval_every", "tensorboard")
 
 def check_request(recipe: Recipe) -> None:
     """Refuse what cannot be made, before any work. Raises UserError."""
+    if recipe.train.tensorboard:
+        check_tensorboard()
     _check_tokenizer(recipe)
     if recipe.source is None:
         derive_shape(recipe, _known_size(recipe))

@@ -25,6 +25,8 @@ def _mistakes(tiny_run, shell):
         ("make tiny corpus=binary.txt", "binary"),
         ("make tiny corpus=empty.txt", "no text"),
         ("make tiny corpus=void", "no file"),
+        ("make tiny corpus=", "no source of text"),
+        ("make tiny tokenizer.compact=400", "no tokenizer to cut down"),
         ("make tiny corpus=rows.jsonl", "body"),
         ("make tiny corpus=builtin:ruby", "builtin:python"),
         ("make tiny corpus=notes.txt --out notes.txt", "notes.txt"),

@@ -48,8 +48,9 @@ def identity(source: str) -> dict[str, Any]:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         found = [[path.relative_to(folder).as_posix(), file_hash(path)] for path in files]
         return {"hf": found, "configuration": configuration, "split": split}
+    datasets = _datasets()
     try:
-        builder = _datasets().load_dataset_builder(name, configuration)
+        builder = datasets.load_dataset_builder(name, configuration)
     except Exception as error:  # the package raises many kinds, its own and its network library's
         raise _failed(source, error) from None
     # The resolved addresses name the revision they were resolved at.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -94,6 +95,12 @@ class Metrics:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+def check_tensorboard() -> None:
+    """Raise MissingExtra where TensorBoard events cannot be written."""
+    if find_spec("tensorboard") is None:
+        raise MissingExtra("tensorboard", "log")
 
 
 def _board(folder: Path, step: int) -> Any:

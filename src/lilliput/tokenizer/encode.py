@@ -12,6 +12,7 @@ import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,20 +40,20 @@ class Encoder:
 
     source: the definition. backend: its `source.backend()`, where there is one already. prepare: make the faster
     engine ready at once. workers: how many threads may call `count` or `encode_flat` at the same time to keep the
-    cores busy. tokenizer, vocab_size: the source's `hash` and size.
+    cores busy. vocab_size: one more than the source's highest number.
     """
 
     def __init__(self, source: Source, backend: Backend | None = None, *, prepare: bool = False) -> None:
-        self._definition = source.definition
-        # Asked once: a big definition takes a moment to hash.
-        self.tokenizer, self.vocab_size = source.hash, source.vocab_size
+        self._source, self.vocab_size = source, source.vocab_size
         self._backend = backend or source.backend()
         self._cuttable = _is_cuttable(source.definition)
         self._ranked: Ranked | None = None
         # Characters until the faster engine is prepared; None when that has been tried.
         self._wait: int | None = 0 if prepare else max(_WORTH, _WORTH_A_PIECE * len(source.pieces))
         self._lock = threading.Lock()
-        # `tokenizers` spreads each call over the cores itself; a second thread then has the next batch ready.
+        # `tokenizers` spreads each call over the cores itself. A second one at the same time keeps them busy while
+        # the first one's numbers are taken out; more would only take memory.
+        self._two = threading.Semaphore(2)
         self.workers = max(2, threads())
         if prepare:
             self._prepare(0)
@@ -61,6 +62,11 @@ class Encoder:
     def engine(self) -> str:
         """The engine now at work: `tokenizers` or `tiktoken`."""
         return "tiktoken" if self._ranked else "tokenizers"
+
+    @cached_property
+    def tokenizer(self) -> str:
+        """The source's `hash`: a big definition takes a moment to hash, so it is done once."""
+        return self._source.hash
 
     def encode_flat(self, texts: Sequence[str]) -> Flat:
         """(the numbers of all texts, one after the other; how many each has), by this thread.
@@ -92,15 +98,20 @@ class Encoder:
 
     def encode_arrays(self, texts: Sequence[str]) -> list[NDArray[np.int64]]:
         """The numbers of each text, by all cores, in bounded memory beside them. Raises as `encode_flat`."""
-        groups = list(_groups(self._parts(texts)))
+        total = sum(map(len, texts))
+        if total <= _LONG:
+            return list(_split(self.encode_flat(texts)))
+        # `tokenizers` shares a group among the cores, `tiktoken` gives each core some groups.
+        size = _BATCH if self._ranked is None else min(_BATCH, max(_LONG, total // (2 * self.workers)))
+        groups = list(_groups(self._parts(texts), size))
         lengths = np.zeros(len(texts), np.int64)
-        found = [np.zeros(0, np.int64)]
+        found = []
         with ThreadPoolExecutor(self.workers) as pool:
             encoded = pool.map(self._encode, [[part for _, part in group] for group in groups])
             for group, (ids, sizes) in zip(groups, encoded, strict=True):
                 np.add.at(lengths, [at for at, _ in group], sizes)
                 found.append(ids)
-        return np.split(np.concatenate(found), np.cumsum(lengths)[:-1]) if len(texts) else []
+        return list(_split((np.concatenate(found), lengths)))
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode_arrays` as lists, for callers that take numbers one by one."""
@@ -146,11 +157,12 @@ class Encoder:
 
     def _by_backend(self, texts: list[str]) -> Flat:
         try:
-            encoded = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+            with self._two:
+                encoded = self._backend.encode_batch_fast(texts, add_special_tokens=False)
+                parts = [np.array(encoding.ids, np.int64) for encoding in encoded]
         except (TypeError, UnicodeError):
             mend = "replace them, for example text.encode('utf-8', 'replace').decode()"
             raise TokenizerError("the text holds lone surrogates, which are no characters", mend=mend) from None
-        parts = [np.array(encoding.ids, np.int64) for encoding in encoded]
         return np.concatenate([np.zeros(0, np.int64), *parts]), np.fromiter(map(len, parts), np.int64, len(parts))
 
     def _prepare(self, size: int) -> None:
@@ -161,7 +173,7 @@ class Encoder:
             if self._wait is not None:
                 self._wait -= size
                 if self._wait <= 0:
-                    self._ranked = ranked(self._definition)
+                    self._ranked = ranked(self._source.definition)
                     self._wait = None
 
 
@@ -180,15 +192,15 @@ def _split(flat: Flat) -> Iterator[NDArray[np.int64]]:
     return iter(np.split(ids, np.cumsum(lengths)[:-1]) if len(lengths) else [])
 
 
-def _groups(parts: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    """The parts in groups that are encoded at once."""
+def _groups(parts: Iterable[tuple[int, str]], size: int = _BATCH) -> Iterator[list[tuple[int, str]]]:
+    """The parts in groups, of `size` characters or little more, that are encoded at once."""
     group: list[tuple[int, str]] = []
-    size = 0
+    held = 0
     for part in parts:
         group.append(part)
-        size += len(part[1])
-        if size >= _BATCH:
+        held += len(part[1])
+        if held >= size:
             yield group
-            group, size = [], 0
+            group, held = [], 0
     if group:
         yield group

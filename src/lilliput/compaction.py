@@ -20,7 +20,7 @@ from lilliput.recipe import Recipe, SourceSpec
 from lilliput.report.tokenizer_page import compact_page
 from lilliput.store import atomic_dir, write_atomic, write_json
 from lilliput.tokenizer.changes import LOOKED_AT, changes
-from lilliput.tokenizer.compact import Compaction, Compactor
+from lilliput.tokenizer.compact import Compaction, Compactor, check_size
 from lilliput.tokenizer.count import Counts, count_corpus, count_texts, curve
 from lilliput.tokenizer.source import Source, read_source
 from lilliput.tokenizer.witness import witnesses
@@ -140,6 +140,8 @@ def compact_folder(
     Returns the report with the places of what was written. Raises UserError before anything is written.
     """
     _check_out(out)
+    if isinstance(asked, int):
+        check_size(source, asked)
     before = _counts(source, counts, specs, labels)
     body = _body_of(place) or body
     compactor = Compactor(source, before.ids)

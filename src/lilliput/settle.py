@@ -13,6 +13,7 @@ from lilliput.model.config import ModelConfig
 from lilliput.plan.rules import derive_shape
 from lilliput.recipe import ModelSettings, Recipe, SourceSpec, build_recipe
 from lilliput.store import file_hash
+from lilliput.tokenizer.compact import check_size
 from lilliput.tokenizer.load import Tokenizer
 from lilliput.train.config import TrainConfig
 from lilliput.train.metrics import check_tensorboard
@@ -49,6 +50,8 @@ def _check_tokenizer(recipe: Recipe) -> None:
         if asked.vocab_size is not None:
             mend = "leave out tokenizer.vocab_size"
             raise ConfigError("compact and vocab_size both set the size", where="tokenizer.compact", mend=mend)
+        if isinstance(asked.compact, int):
+            check_size(read_recipe_source(recipe), asked.compact)
     elif asked.source is not None and asked.vocab_size is not None:
         mend = f"to cut it down: tokenizer.compact={asked.vocab_size}"
         raise ConfigError("a tokenizer that exists has its own size", where="tokenizer.vocab_size", mend=mend)

@@ -130,19 +130,11 @@ class Compactor:
 
     def check(self, size: int) -> None:
         """Refuse a size that cannot be had: TokenizerError names the nearest that can."""
-        if size == self.full:
-            return
-        if size > self.full:
-            reason, mend = f"{self.source.where} has only {self.full} pieces", f"ask for {self.full} or fewer"
-        elif size < self.least:
-            reason = f"{size} pieces cannot hold what must stay: {self.needs.describe()}"
-            mend = f"the smallest that works is {self.least}"
-        elif size > self.most:
+        if self.most < size < self.full:
             reason = f"only {self.most} of the {self.full} pieces can ever come out or are needed"
             mend = f"ask for {self.most} or fewer, or for all {self.full}"
-        else:
-            return
-        raise TokenizerError(reason, where="vocabulary size", mend=mend)
+            raise TokenizerError(reason, where="vocabulary size", mend=mend)
+        _check(self.source, self.full, self.needs, size)
 
     def at(self, size: int) -> Compaction:
         """The tokenizer cut down to exactly `size` pieces; its full size changes nothing."""
@@ -172,6 +164,26 @@ class Compactor:
                 reason = "parent" if number in needed and self.counts[number] < least else "frequent"
             reasons[reason] += 1
         return reasons
+
+
+def check_size(source: Source, size: int) -> None:
+    """Refuse, before any text is read, a size that no corpus makes possible. Raises TokenizerError."""
+    numbers = set(source.pieces.values())
+    # Were nothing but what must stay to come out, then no longer piece would be needed to spell anything.
+    if not len(needs_of(source, numbers).always) <= size <= len(numbers):
+        _check(source, len(numbers), needs_of(source), size)
+
+
+def _check(source: Source, full: int, needs: Needs, size: int) -> None:
+    least = len(needs.always)
+    if size > full:
+        reason, mend = f"{source.where} has only {full} pieces", f"ask for {full} or fewer"
+    elif size < min(least, full):
+        reason = f"{size} pieces cannot hold what must stay: {needs.describe()}"
+        mend = f"the smallest that works is {least}"
+    else:
+        return
+    raise TokenizerError(reason, where="vocabulary size", mend=mend)
 
 
 def compact(source: Source, counts: Ids, size: int) -> Compaction:

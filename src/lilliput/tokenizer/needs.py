@@ -67,8 +67,11 @@ def _close(always: dict[int, str], parents: dict[int, tuple[int, ...]]) -> None:
 
 
 def _special(source: Source) -> Iterator[str]:
-    """Added tokens, the unknown piece, and what the files beside the definition declare as special."""
+    """Added tokens, the unknown piece, those put around a text, and what the files beside it declare as special."""
     yield from (token["content"] for token in source.definition.get("added_tokens") or [])
+    around = set(_put_around(source.definition))
+    yield from (piece for piece, number in source.pieces.items() if number in around)
+    yield from source.config.get("user_defined_symbols") or ()
     model = source.definition["model"]
     if isinstance(model.get("unk_token"), str):
         yield model["unk_token"]
@@ -79,6 +82,18 @@ def _special(source: Source) -> Iterator[str]:
             content = value.get("content") if isinstance(value, dict) else value
             if isinstance(content, str):
                 yield content
+
+
+def _put_around(definition: dict[str, Any]) -> Iterator[int]:
+    """Numbers of the pieces that the default call puts around a text."""
+    if definition.get("padding"):
+        yield definition["padding"]["pad_id"]
+    stages = [definition.get("post_processor") or {}]
+    while stages:
+        stage = stages.pop()
+        stages += stage.get("processors") or []
+        yield from (stage[role][1] for role in ("sep", "cls") if role in stage)
+        yield from (number for token in (stage.get("special_tokens") or {}).values() for number in token["ids"])
 
 
 def _parents(model: dict[str, Any]) -> dict[int, tuple[int, ...]]:
@@ -146,9 +161,13 @@ def _word_pieces(source: Source) -> Found:
         return (prefix * inside + letters[0] in vocab) and all(prefix + letter in vocab for letter in letters[1:])
 
     def stands_inside(letter: str) -> bool:
-        text = backend.normalizer.normalize_str(f"a{letter}") if backend.normalizer else f"a{letter}"
-        words = backend.pre_tokenizer.pre_tokenize_str(text) if backend.pre_tokenizer else [(text, None)]
-        return [word for word, _ in words] == [f"a{letter}"]
+        # After itself: digits, signs and scripts may make words of their own.
+        for text in (f"a{letter}", 2 * letter):
+            plain = backend.normalizer.normalize_str(text) if backend.normalizer else text
+            words = backend.pre_tokenizer.pre_tokenize_str(plain) if backend.pre_tokenizer else [(plain, None)]
+            if [word for word, _ in words] == [text]:
+                return True
+        return False
 
     words = [piece for piece in vocab if piece and piece != prefix]
     single = [piece for piece in words if len(piece.removeprefix(prefix)) == 1]

@@ -1,8 +1,10 @@
 """Real tokenizers give exactly the numbers of their own library, on real text of three kinds."""
 
+import io
 import json
 import lzma
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -134,6 +136,41 @@ def test_bert_gives_the_numbers_of_its_first_library(data_dir: Path, corpus: str
 @pytest.mark.parametrize("corpus", CORPORA)
 def test_a_real_tokenizer_gives_its_librarys_numbers_on_10_mb(data_dir: Path, name: str, corpus: str) -> None:
     assert differences(data_dir, name, LIBRARIES[name], corpus, 10_400_000) == []
+
+
+@pytest.mark.data
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_unigram_differs_only_where_single_precision_decides(data_dir: Path, tmp_path: Path) -> None:
+    """SentencePiece adds scores of a whole document in single precision: of a million numbers, a few differ, for
+    spellings whose scores are as good as equal."""
+    import sentencepiece
+
+    texts = [text for corpus in CORPORA for group in documents(data_dir, corpus, 1_000_000) for text in group]
+    written = io.BytesIO()
+    lines = (line for text in texts for line in text.split("\n") if line.strip())
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=lines,
+        model_writer=written,
+        model_type="unigram",
+        vocab_size=8000,
+        byte_fallback=True,
+        minloglevel=2,
+        num_threads=1,
+        max_sentence_length=20_000,
+    )
+    file = tmp_path / "tokenizer.model"
+    file.write_bytes(written.getvalue())
+    source, theirs = read_source(file), sentencepiece_of(tmp_path)
+    scores = [score for _, score in source.definition["model"]["vocab"]]
+    numbers = differ = 0
+    for text, part in zip(texts, source.backend().encode_batch_fast(texts, add_special_tokens=False), strict=True):
+        left, right = part.ids, theirs([text])[0]
+        numbers += len(right)
+        if left != right:
+            differ += sum((Counter(right) - Counter(left)).values())
+            assert abs(sum(scores[at] for at in left) - sum(scores[at] for at in right)) < 0.02
+    assert differ <= numbers / 20_000
 
 
 @pytest.mark.data

@@ -8,7 +8,8 @@ Where `tokenizers` cannot do what SentencePiece does, and what is done about it:
 - User-defined pieces are found before anything is joined: in a BPE they are words of their own, looked up whole; in
   a Unigram they have the score that SentencePiece gives them.
 - SentencePiece adds up a Unigram's scores in single precision over the whole text, `tokenizers` in double precision
-  over each word: where two spellings of a long text are as good as equal, either may be taken.
+  over each word: where two spellings of a long text are as good as equal, either may be taken (about ten of a
+  million numbers in documents of some ten thousand characters, and runs of one character).
 - The character map: `sentencepiece_text.py`.
 """
 
@@ -231,11 +232,13 @@ def _notes(pieces: _Pieces, bpe: bool) -> tuple[str, ...]:
 
 
 def _declared(spec: Any, pieces: _Pieces, special: dict[str, int]) -> dict[str, Any]:
-    """The model's special tokens by role."""
+    """The model's special tokens by role, and its user-defined pieces, which a definition does not tell apart."""
     config: dict[str, Any] = {}
     for role in ("unk", "bos", "eos", "pad"):
         number = getattr(spec, f"{role}_id")
         name = pieces.names[number] if 0 <= number < len(pieces.names) else None
         if name in special:
             config[f"{role}_token"] = name
+    if user := pieces.of(_USER):
+        config["user_defined_symbols"] = user
     return config

@@ -226,7 +226,8 @@ def test_no_control_piece_comes_out_of_text(pairs: dict[str, Pair]) -> None:
 
 def test_what_is_declared(pairs: dict[str, Pair]) -> None:
     source = pairs["bpe: control"].source
-    assert source.config == {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    roles = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    assert source.config == roles | {"user_defined_symbols": ["<sep>"]}
     assert source.kind == "BPE"
     assert source.backend().encode("a").ids[0] == source.pieces["<s>"]
     assert pairs["unigram: identity"].source.kind == "Unigram"

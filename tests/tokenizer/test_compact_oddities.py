@@ -297,7 +297,6 @@ def test_letters_that_stand_inside_some_words_only(
     Cut(compactor, compactor.least).check([text, text[:2], text[1:]])
 
 
-@pytest.mark.xfail(strict=True, reason="a definition does not tell which pieces a model calls user-defined")
 def test_user_defined_pieces_of_sentencepiece_stay(tmp_path: Path) -> None:
     """They are what an added token is elsewhere: whole wherever a text holds them."""
     path = train_sentencepiece(tmp_path, "bpe", 600, byte_fallback=True, user_defined_symbols=["<sep>"])

@@ -88,7 +88,7 @@ class Cut:
         special = {token["content"] for token in self.source.definition["added_tokens"]} | {model.get("unk_token")}
         special |= {str(value) for name, value in self.source.config.items() if name.endswith("_token")}
         special |= {self.names[model["unk_id"]]} if model.get("unk_id") is not None else set()
-        short = {piece for piece in pieces if len(piece.removeprefix("##")) == 1}
+        short = {piece for piece in pieces if len(piece.removeprefix("##").removesuffix("</w>")) == 1}
         spelt = {piece for piece in pieces if len(piece) == 6 and piece.startswith("<0x")}
         parents = {part for left, right in model.get("merges", []) if left + right in pieces for part in (left, right)}
         return special | short | spelt | parents

@@ -21,7 +21,11 @@ def texts_holding(data: bytes) -> Iterator[str]:
 
     None where no text can hold it. All regions of Unicode take their turns.
     """
-    head = missing_before(data)
+    try:
+        yield data.decode()
+        return
+    except UnicodeDecodeError:
+        head = missing_before(data)
     if head == len(data):
         yield from characters_with(data)
         return

@@ -2,7 +2,7 @@
 
 The proof is an encoding. A piece without a text was searched for in vain, which proves nothing by itself: the
 search is bounded (candidates.py). On the tokenizers of real models it leaves 113 of LLaMA-2's 32,000 pieces (bytes
-of characters that are pieces, or of no UTF-8), 14 of LLaMA-3's 128,000, 1,932 of Qwen's 151,643 (nearly all are
+of characters that are pieces, or of no UTF-8), 14 of LLaMA-3's 128,000, 1,692 of Qwen's 151,643 (nearly all are
 letters with marks, which its pattern cuts), 14 of GPT-2's 50,257 and 1,335 of BERT's 30,522 (994 are unused ones);
 whatever 8 MB of English, Chinese, Hindi and mixed text gave was among the found.
 """

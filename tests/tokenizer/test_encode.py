@@ -6,6 +6,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from tokenizers import pre_tokenizers as stages
 
 from lilliput.errors import TokenizerError
 from lilliput.tokenizer import encode as encode_module
+from lilliput.tokenizer import lone as lone_module
 from lilliput.tokenizer.definition import added_token, compose
 from lilliput.tokenizer.encode import Encoder
 from lilliput.tokenizer.patterns import CL100K, GPT2, O200K, QWEN
@@ -202,6 +204,47 @@ def test_long_texts_are_cut_also_where_there_are_no_blanks(merges: list[tuple[st
     assert max(len(part) for _, part in encoder._parts([text])) < 65_000
 
 
+@pytest.fixture(scope="module")
+def over_characters(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
+    """SentencePiece's BPE with byte fall-back: as it is, without the dummy prefix, and with a normaliser."""
+    options: list[dict[str, Any]] = [{}, {"add_dummy_prefix": False}, {"normalization_rule_name": "nmt_nfkc_cf"}]
+    found = []
+    for number, more in enumerate(options):
+        folder = tmp_path_factory.mktemp(f"spm{number}")
+        found.append(read_source(train_sentencepiece(folder, byte_fallback=True, character_coverage=0.98, **more)))
+    return found
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(texts, max_size=5), st.integers(0, 2), st.booleans())
+def test_lone_characters_are_counted_apart(
+    over_characters: list[Source], some: list[str], number: int, always: bool
+) -> None:
+    source = over_characters[number]
+    encoder = Encoder(source, prepare=True)
+    assert encoder._lone is not None
+    with pytest.MonkeyPatch.context() as patch:
+        if always:
+            patch.setattr(lone_module, "_SHARE", -1.0)
+        same(encoder, source, [*some, *HARD, *(text + "仮名交じり文 ▁ 漢字" for text in some)])
+
+
+def test_lone_characters_are_only_taken_out_where_that_is_proved(over_characters: list[Source], tmp_path: Path) -> None:
+    definition = over_characters[0].definition
+    model = definition["model"]
+    changed: list[dict[str, Any]] = [
+        {"added_tokens": [*definition["added_tokens"], added_token("<tool>", 10_000, special=False)]},
+        {"pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}},
+        *({"model": model | {key: True}} for key in ("ignore_merges",)),
+        {"model": model | {"byte_fallback": False}},
+        {"model": model | {"merges": [*model["merges"], ["<0x41>", "<0x42>"]]}},
+    ]
+    assert lone_module.lone(definition, over_characters[0].backend()) is not None
+    for change in changed:
+        assert lone_module.lone(definition | change, over_characters[0].backend()) is None
+    assert Encoder(read_source(train_sentencepiece(tmp_path, "unigram")), prepare=True)._lone is None
+
+
 def test_added_tokens_in_text_and_normalisers_are_respected(merges: list[tuple[str, str]]) -> None:
     source = byte_level(merges, normalizer={"type": "NFC"})
     definition = source.definition | {"added_tokens": [added_token("<tool>", source.vocab_size, special=False)]}
@@ -256,3 +299,6 @@ def test_the_tokenizers_of_real_models(name: str, data_dir: Path) -> None:
         some = random.Random(1).sample(some, min(len(some), 150))
         expected = [one.ids for one in backend.encode_batch_fast(some, add_special_tokens=False)]
         assert encoder.encode_batch(some) == expected
+        counts, lengths = encoder.count(some)
+        assert counts.tolist() == np.bincount(np.concatenate(expected), minlength=source.vocab_size).tolist()
+        assert lengths.tolist() == list(map(len, expected))

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer as Backend
 
 from lilliput.device import threads
 from lilliput.errors import TokenizerError
+from lilliput.tokenizer.lone import Lone, lone
 from lilliput.tokenizer.ranked import Flat, Ranked, ranked
 from lilliput.tokenizer.regular import ends_words, pattern_of, unsettled
 from lilliput.tokenizer.source import Source
@@ -48,6 +49,7 @@ class Encoder:
         self._backend = backend or source.backend()
         self._cuttable = _is_cuttable(source.definition)
         self._ranked: Ranked | None = None
+        self._lone: Lone | None = None
         # Characters until the faster engine is prepared; None when that has been tried.
         self._wait: int | None = 0 if prepare else max(_WORTH, _WORTH_A_PIECE * len(source.pieces))
         self._lock = threading.Lock()
@@ -148,12 +150,19 @@ class Encoder:
     def _count(self, texts: list[str]) -> Flat:
         """`count` of texts that are encoded at once."""
         self._prepare(sum(map(len, texts)))
-        if self._ranked and all(map(self._ranked.takes, texts)):
-            found = self._ranked.count(texts, self.vocab_size)
-            if found is not None:
-                return found
-        ids, sizes = self._encode(texts)
-        return np.bincount(ids, minlength=self.vocab_size), sizes
+        fast = self._ranked or self._lone
+        taken = np.array([fast is not None and fast.takes(text) for text in texts], bool)
+        easy = [text for text, take in zip(texts, taken, strict=True) if take]
+        found = fast.count(easy, self.vocab_size) if fast and easy else None
+        if found is None:
+            taken[:] = False
+            found = np.zeros(self.vocab_size, np.int64), np.zeros(0, np.int64)
+        totals, lengths = found[0], np.zeros(len(texts), np.int64)
+        lengths[taken] = found[1]
+        if not taken.all():
+            ids, lengths[~taken] = self._encode([text for text, take in zip(texts, taken, strict=True) if not take])
+            totals += np.bincount(ids, minlength=self.vocab_size)
+        return totals, lengths
 
     def _by_backend(self, texts: list[str]) -> Flat:
         try:
@@ -174,6 +183,7 @@ class Encoder:
                 self._wait -= size
                 if self._wait <= 0:
                     self._ranked = ranked(self._source.definition)
+                    self._lone = lone(self._source.definition, self._backend)
                     self._wait = None
 
 

@@ -56,9 +56,10 @@ def tokenizer_compact(
     from lilliput.compaction import Body, compact_folder
     from lilliput.tokenizer.source import read_source
 
+    place = options.model_folder(source)
     data = compact_folder(
-        read_source(source, pattern=pattern, special=special or ()),
-        source.expanduser(),
+        read_source(place, pattern=pattern, special=special or ()),
+        place,
         out.expanduser().absolute(),
         size,
         specs=specs,

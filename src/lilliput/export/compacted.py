@@ -62,8 +62,7 @@ def write_tokenizer(out: Path, source: Source, config: Mapping[str, Any] | None 
             kept.pop(name, None)
             if content in pieces:
                 kept[name] = content
-    if "chat_template" in source.config:
-        kept["chat_template"] = source.config["chat_template"]
+    kept |= {name: source.config[name] for name in ("chat_template", "user_defined_symbols") if name in source.config}
     written = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **kept}
     text = json.dumps(source.definition, ensure_ascii=False, indent=1)
     write_atomic(out / "tokenizer.json", f"{text}\n")

@@ -138,19 +138,22 @@ def decoder_of(proto: Any, byte_fallback: bool) -> dict[str, Any] | None:
 
 def text_notes(proto: Any, user: Sequence[str]) -> tuple[str, ...]:
     """What may not be exact in this: entries of several characters in a map of one's own, if they are too many,
-    overlap, or make text that another entry replaces; user-defined pieces that the map changes, which SentencePiece
-    finds before the map."""
-    charsmap = proto.normalizer_spec.precompiled_charsmap
-    if not charsmap:
-        return ()
-    trie = _Trie(charsmap)
+    overlap, or make text that another entry replaces; user-defined pieces that the map or the removal of blanks
+    changes, which SentencePiece finds before."""
+    spec = proto.normalizer_spec
+    trie = _Trie(spec.precompiled_charsmap) if spec.precompiled_charsmap else None
     notes = []
-    if not _composes(charsmap) and (unclear := _unclear(trie)):
+    if trie and not _composes(spec.precompiled_charsmap) and (unclear := _unclear(trie)):
         shown = ", ".join(map(repr, unclear[:3]))
         notes.append(f"{len(unclear)} entries of its character map may be replaced in another order: {shown}")
-    if changed := [name for name in user if any(trie.entry(character) is not None for character in name)]:
-        shown = ", ".join(map(repr, changed[:3]))
-        notes.append(f"its character map changes {len(changed)} user-defined pieces, which may not come out: {shown}")
+
+    def changed(character: str) -> bool:
+        in_map = trie is not None and trie.entry(character) is not None
+        return in_map or (character == " " and spec.remove_extra_whitespaces)
+
+    if late := [name for name in user if any(map(changed, name))]:
+        shown = ", ".join(map(repr, late[:3]))
+        notes.append(f"{len(late)} user-defined pieces are changed before they are found and may not come out: {shown}")
     return tuple(notes)
 
 

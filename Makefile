@@ -13,7 +13,7 @@ help:
 	@echo "make demo      set up, then make a tiny language model of Python's own documentation (minutes)"
 	@echo "make test      set up, then check style, types, floors and behaviour"
 	@echo "make test-all  the same with the slow tests: kill -9, memory, long runs"
-	@echo "make bench     training and decoding speed beside transformers, on this machine"
+	@echo "make bench     training, decoding and counting speed beside other libraries, on this machine"
 	@echo "make setup     only set up .venv with everything"
 	@echo "make clean     remove .venv and caches (never runs/ or results/)"
 
@@ -36,6 +36,7 @@ lint: $(VENV)/.all
 bench: $(VENV)/.all
 	$(BIN)/python bench/train_speed.py
 	$(BIN)/python bench/decode_speed.py
+	[ -z "$$LILLIPUT_DATA" ] || $(BIN)/python bench/count_speed.py
 
 # A marker in .venv says what is installed, so that a second `make` starts at once.
 $(VENV)/.core: $(VENV)/.made pyproject.toml constraints.txt

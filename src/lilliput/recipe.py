@@ -98,7 +98,9 @@ class ModelSettings(_Settings):
     expansion: float | None = Field(None, gt=0, le=32, description="FFN width over hidden size")
     tied: bool | None = Field(None, description="share embedding and head")
     context: Size | None = Field(None, ge=8, le=1_048_576, description="positions the model sees")
-    init: Literal["constant", "gpt2-residual", "fan-in"] = Field("fan-in", description="initialisation")
+    init: Literal["constant", "gpt2", "gpt2-residual", "internlm", "depth", "fan-in"] = Field(
+        "fan-in", description="initialisation"
+    )
     biases: bool = Field(False, description="biases in the attention projections")
     rope_theta: float = Field(10_000.0, gt=1, description="base of the rotary embedding")
 

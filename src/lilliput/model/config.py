@@ -8,7 +8,7 @@ from typing import Any
 
 from lilliput.errors import ModelError
 
-INITS = ("constant", "gpt2-residual", "fan-in")
+INITS = ("constant", "gpt2", "gpt2-residual", "internlm", "depth", "fan-in")
 
 # Keys of foreign configurations that change what the model computes and that we do not implement:
 # each may be present only with a value that means "off".

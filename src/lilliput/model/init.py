@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 
 import numpy as np
 import torch
@@ -17,20 +18,47 @@ from lilliput.model.decoder import Decoder
 SIGMA = 0.02  # GPT-2's; the paper does not print its own (2402.02791 §3.1)
 
 _RESIDUAL_OUTPUTS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
+_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
 def sigma(name: str, shape: tuple[int, ...], kind: str, depth: int) -> float:
-    """Standard deviation of a matrix of `shape` (outputs, inputs).
+    """Standard deviation of a matrix of `shape` (outputs, inputs). With σ = 0.02, and 2·depth residual branches:
 
-    kind "constant": 0.02 for all. "gpt2-residual": the same, but the matrices that write to the residual stream
-    are scaled by 1/√(2·depth), so that its variance does not grow with depth. "fan-in": 1/√inputs with the same
-    scaling. That is 0.02 at width 2,500, where 0.02 comes from, and 0.1 at width 100: at tiny widths 0.02 starts
-    so small that the first steps drown what the embedding says (results/initialisation).
+    "constant": σ for all. "gpt2-residual": as GPT-2 has it, σ/√(2·depth) for the matrices that write to the residual
+    stream, so that its variance does not grow with depth. "fan-in": 1/√inputs in place of σ, with the same scaling.
+    That is 0.02 at width 2,500, where 0.02 comes from, and 0.1 at width 100: at tiny widths 0.02 starts so small
+    that the first steps drown what the embedding says (results/initialisation).
+
+    PanGu-π Pro's others (2402.02791 §3.1, App. B): "gpt2": σ/√(2·depth) for every matrix of a layer. "internlm":
+    that for the attention's output and the MLP's gate alone. "depth": queries and keys fall from √2·σ in the first
+    layer to σ in the last, values and attention outputs rise from σ/√2 to σ, linearly in the layer; the MLP has σ.
     """
     base = SIGMA if kind != "fan-in" else 1 / math.sqrt(shape[1])
-    if kind != "constant" and name.endswith(_RESIDUAL_OUTPUTS):
-        return base / math.sqrt(2 * depth)
-    return base
+    layer = _LAYER.match(name)
+    if layer is None:
+        return base
+    if kind == "depth":
+        return base * _by_depth(name, int(layer[1]) / max(1, depth - 1))
+    return base / math.sqrt(2 * depth) if name.endswith(_SCALED[kind]) else base
+
+
+# Endings of the layers' matrices that are scaled by 1/√(2·depth), by kind of start.
+_SCALED: dict[str, tuple[str, ...]] = {
+    "constant": (),
+    "gpt2-residual": _RESIDUAL_OUTPUTS,
+    "fan-in": _RESIDUAL_OUTPUTS,
+    "gpt2": ("_proj.weight",),
+    "internlm": ("self_attn.o_proj.weight", "mlp.gate_proj.weight"),
+}
+
+
+def _by_depth(name: str, place: float) -> float:
+    """The factor on σ at `place`, 0 in the first layer and 1 in the last."""
+    if name.endswith(("q_proj.weight", "k_proj.weight")):
+        return math.sqrt(2) + (1 - math.sqrt(2)) * place
+    if name.endswith(("v_proj.weight", "o_proj.weight")):
+        return math.sqrt(0.5) + (1 - math.sqrt(0.5)) * place
+    return 1.0
 
 
 def initialise(model: Decoder, seed: int) -> None:

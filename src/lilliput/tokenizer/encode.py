@@ -2,8 +2,9 @@
 
 `tokenizers` can do every definition. `tiktoken` does byte-level byte-pair encoding about three times as fast on a
 thread (English and Chinese text, the vocabularies of GPT-2, LLaMA-3 and Qwen: `bench/count_speed.py`), so it is
-used where equal numbers are proved (`ranked`) and there is enough text to make up for its preparation. Which engine
-works follows from the definition and the amount of text alone, never from a clock.
+used where equal numbers are proved (`ranked`) and there is enough text to make up for its preparation. Counting
+leaves out what need not be merged (`lone`). Which way is taken follows from the definition and the text alone,
+never from a clock.
 """
 
 from __future__ import annotations

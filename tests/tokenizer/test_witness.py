@@ -135,6 +135,19 @@ def test_the_unknown_piece_is_found() -> None:
         assert proven(source, found)
 
 
+@pytest.mark.parametrize("cutter", [pre_tokenizers.Digits(), pre_tokenizers.UnicodeScripts()])
+def test_insides_of_words_that_go_with_their_like_only(cutter: pre_tokenizers.PreTokenizer) -> None:
+    letters = [chr(number) for start in (0x30, 0x61, 0x430, 0xE01) for number in range(start, start + 8)]
+    pieces = ["[UNK]", "##", *letters, *(f"##{letter}" for letter in letters), "##" + 2 * letters[-1], "##1a", "##7"]
+    vocab = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    backend = Backend(models.WordPiece(vocab, unk_token="[UNK]"))
+    backend.pre_tokenizer = cutter
+    source = as_source(backend)
+    names = names_of(source)
+    missed = {names[number] for number in names.keys() - witnesses(source).keys()}
+    assert missed == {"##", "##1a"}
+
+
 def test_what_a_normaliser_changes_is_no_witness() -> None:
     vocab = {"[UNK]": 0, "a": 1, "A": 2, "é": 3, "e": 4, "##e": 5, "##E": 6}
     backend = Backend(models.WordPiece(vocab, unk_token="[UNK]"))

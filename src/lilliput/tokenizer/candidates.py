@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from heapq import nsmallest
 from itertools import islice
 from typing import Any
 
@@ -155,13 +156,19 @@ class Candidates:
 
         It has where no piece goes on from there into `rest`; so these are checked before a word is tried.
         """
+        if not rest:
+            return
         starts, insides = self._word_starts
         parts = [rest[:end] for end in range(1, len(rest) + 1)]
-        free = (start for start in starts if not any(start + part in self._pieces for part in parts))
-        yield from (start + rest for start in islice(free, _PREFIXES))
-        forms = (f"{self._inside}{inside}" for inside in insides)
-        ended = (form for form in forms if not any(form + part in self._pieces for part in parts))
-        for inside in (form.removeprefix(self._inside) for form in islice(ended, _PREFIXES)):
+
+        def ends(start: str) -> bool:
+            return not any(start + part in self._pieces for part in parts)
+
+        yield from (start + rest for start in islice(filter(ends, starts), _PREFIXES))
+        # What is of one script, which some cutters keep together, stands together in Unicode.
+        yield from (start + rest for start in filter(ends, self._near_starts(rest[0])))
+        forms = filter(ends, (f"{self._inside}{inside}" for inside in insides))
+        for inside in (form.removeprefix(self._inside) for form in islice(forms, _PREFIXES)):
             yield from (start + inside + rest for start in starts[:4])
 
     @cached_property
@@ -177,6 +184,14 @@ class Candidates:
         starts.sort(key=lambda piece: (len(piece), onward[piece[:1]]))
         joined = (start for start in starts if self._words(f"{start}a") == [f"{start}a"])
         return list(islice(joined, 8 * _PREFIXES)), sorted(insides, key=len)
+
+    @cached_property
+    def _single(self) -> list[str]:
+        return [piece for piece in self._pieces if len(piece) == 1]
+
+    def _near_starts(self, letter: str) -> list[str]:
+        """Single characters that begin words, those nearest to `letter` in Unicode."""
+        return nsmallest(_PREFIXES, self._single, key=lambda piece: abs(ord(piece) - ord(letter)))
 
     def _words(self, text: str) -> list[str]:
         normalizer, cutter = self._backend.normalizer, self._backend.pre_tokenizer

@@ -136,6 +136,26 @@ def test_the_tokenizer_loads_with_no_model_beside_it(tmp_path):
     assert json.loads((tmp_path / "new" / "ids.json").read_text())["old"] == compaction.ids.tolist()
 
 
+def test_a_qwen_directory_whose_class_builds_the_tokenizer_anew(tmp_path):
+    """transformers takes model_type qwen2 for its own class, whatever tokenizer_config.json says."""
+    plain = json.loads((make_model(tmp_path / "plain", "llama", padded=0) / "tokenizer.json").read_text())["model"]
+    merges = [tuple(pair) for pair in plain["merges"]]
+    theirs = transformers.Qwen2Tokenizer(vocab=plain["vocab"], merges=merges, extra_special_tokens=["<|im_start|>"])
+    folder = make_model(tmp_path / "old", "qwen2", padded=9)
+    theirs.save_pretrained(folder)
+    compaction = cut(folder, 272)
+    (tmp_path / "new").mkdir()
+    write_compacted(tmp_path / "new", compaction, folder)
+    old, new = (transformers.AutoTokenizer.from_pretrained(tmp_path / name) for name in ("old", "new"))
+    assert type(new) is type(old) is transformers.Qwen2Tokenizer
+    assert len(new) == 272
+    ours = compaction.source.backend()
+    for text in ("the cat 中文 naïve", "e\u0301 12 345", "<|im_start|>the mat<|endoftext|>"):
+        assert new.decode(new(text).input_ids) == old.decode(old(text).input_ids)
+        plain_ids = new(text, split_special_tokens=True).input_ids
+        assert plain_ids == ours.encode(text, add_special_tokens=False).ids
+
+
 def test_the_full_size_changes_nothing(tmp_path):
     folder = make_model(tmp_path / "old", "llama", padded=5)
     source = read_source(folder)

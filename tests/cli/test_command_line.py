@@ -111,7 +111,7 @@ def test_doctor_says_what_this_machine_can_do(lilliput):
     found = ran.json
     assert found["lilliput"] == __version__
     assert found["cpu"]["cores"] >= 1
-    assert set(found["extras"]) == {"hf", "data", "lab", "log"}
+    assert set(found["extras"]) == {"hf", "data", "tokenizers", "lab", "log"}
     assert isinstance(found["advice"], list)
     text = lilliput("doctor")
     assert text.code == 0

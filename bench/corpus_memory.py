@@ -84,7 +84,7 @@ def work(file: Path, folder: Path) -> dict[str, Any]:
     for split in ("train", "dev"):
         pack(
             Documents(folder, split),
-            tokenizer.encode_batch,
+            tokenizer.encode_arrays,
             bos=tokenizer.bos_id,
             eos=tokenizer.eos_id,
             vocab_size=tokenizer.vocab_size,

@@ -103,7 +103,7 @@ class Texts:
         def build(folder: Path) -> dict[str, Any]:
             return pack(
                 Documents(corpus.path, "train"),
-                tokenizer.encode_batch,
+                tokenizer.encode_arrays,
                 bos=tokenizer.bos_id,
                 eos=tokenizer.eos_id,
                 vocab_size=tokenizer.vocab_size,

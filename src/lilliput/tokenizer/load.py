@@ -21,7 +21,9 @@ from lilliput.tokenizer.source import Source, read_source
 _DECISIVE = ("added_tokens", "normalizer", "pre_tokenizer", "model")
 _BOS_NAMES = ("<s>", "<|begin_of_text|>", "<|endoftext|>", "<|im_start|>", "[CLS]")
 _EOS_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "[SEP]")
-_KEPT_CONFIG = ("chat_template", "unk_token", "pad_token", "add_prefix_space", "model_input_names")
+_KEPT_CONFIG = (
+    "chat_template", "unk_token", "pad_token", "add_prefix_space", "model_input_names", "user_defined_symbols",
+)  # fmt: skip
 
 
 class Tokenizer:

@@ -115,7 +115,9 @@ def _spread(numbers: Sequence[int]) -> list[str]:
         within = [number for number in numbers if low <= number < high and number not in _NOT_CHARACTERS]
         stride = max(1, len(within) // _EACH)
         # One more at each step, or the low bits would all be alike.
-        regions.append([within[(at * stride + at) % len(within)] for at in range(min(_EACH, len(within)))])
+        drawn = [within[(at * stride + at) % len(within)] for at in range(min(_EACH, len(within)))]
+        # The last is often of another sort: U+10FFFF is no private character, as those before it are.
+        regions.append([*drawn, within[-1]] if within else [])
     turns = range(max(map(len, regions)))
     return [chr(region[turn]) for turn in turns for region in regions if turn < len(region)]
 

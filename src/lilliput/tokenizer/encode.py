@@ -2,9 +2,9 @@
 
 `tokenizers` can do every definition. `tiktoken` does byte-level byte-pair encoding about three times as fast on a
 thread (English and Chinese text, the vocabularies of GPT-2, LLaMA-3 and Qwen: `bench/count_speed.py`), so it is
-used where equal numbers are proved (`ranked`) and there is enough text to make up for its preparation. Counting
-leaves out what need not be merged (`lone`). Which way is taken follows from the definition and the text alone,
-never from a clock.
+used where equal numbers are proved (`ranked`) and there is enough text to make up for its preparation. Of
+SentencePiece's kind of it, words that repeat are encoded once (`words`), and counting leaves out what need not be
+merged (`lone`). Which way is taken follows from the definition and the text alone, never from a clock.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from lilliput.tokenizer.lone import Lone, lone
 from lilliput.tokenizer.ranked import Flat, Ranked, ranked
 from lilliput.tokenizer.regular import ends_words, pattern_of, unsettled
 from lilliput.tokenizer.source import Source
+from lilliput.tokenizer.words import Words, words
 
 # Characters one thread encodes at once. `tokenizers` needs about a hundred bytes a token meanwhile.
 _BATCH = 1_000_000
@@ -51,6 +52,7 @@ class Encoder:
         self._cuttable = _is_cuttable(source.definition)
         self._ranked: Ranked | None = None
         self._lone: Lone | None = None
+        self._words: Words | None = None
         # Characters until the faster engine is prepared; None when that has been tried.
         self._wait: int | None = 0 if prepare else max(_WORTH, _WORTH_A_PIECE * len(source.pieces))
         self._lock = threading.Lock()
@@ -137,21 +139,22 @@ class Encoder:
     def _encode(self, texts: list[str]) -> Flat:
         """The numbers of texts that are encoded at once."""
         self._prepare(sum(map(len, texts)))
-        if self._ranked is None:
+        fast = self._ranked or self._words
+        if fast is None:
             return self._by_backend(texts)
-        taken = [self._ranked.takes(text) for text in texts]
+        taken = [fast.takes(text) for text in texts]
         if all(taken):
-            return self._ranked.encode(texts) or self._by_backend(texts)
+            return fast.encode(texts) or self._by_backend(texts)
         easy = [text for text, take in zip(texts, taken, strict=True) if take]
         hard = [text for text, take in zip(texts, taken, strict=True) if not take]
-        two = (_split(self._by_backend(hard)), _split(self._ranked.encode(easy) or self._by_backend(easy)))
+        two = (_split(self._by_backend(hard)), _split(fast.encode(easy) or self._by_backend(easy)))
         parts = [next(two[take]) for take in taken]
         return np.concatenate(parts), np.fromiter(map(len, parts), np.int64, len(parts))
 
     def _count(self, texts: list[str]) -> Flat:
         """`count` of texts that are encoded at once."""
         self._prepare(sum(map(len, texts)))
-        fast = self._ranked or self._lone
+        fast = self._ranked or self._lone or self._words
         taken = np.array([fast is not None and fast.takes(text) for text in texts], bool)
         easy = [text for text, take in zip(texts, taken, strict=True) if take]
         found = fast.count(easy, self.vocab_size) if fast and easy else None
@@ -185,6 +188,7 @@ class Encoder:
                 if self._wait <= 0:
                     self._ranked = ranked(self._source.definition)
                     self._lone = lone(self._source.definition, self._backend)
+                    self._words = words(self._source.definition, self._backend)
                     self._wait = None
 
 

@@ -81,6 +81,16 @@ class Lone:
 
 def lone(definition: dict[str, Any], backend: Backend) -> Lone | None:
     """The count by lone characters, if nothing but merges decides the numbers of this definition's words."""
+    merged, vocab = merged_characters(definition), definition["model"]["vocab"]
+    if merged is None:
+        return None
+    separators = (piece for piece in vocab if len(piece) == 1 and piece not in merged and ord(piece) < _PLANE)
+    separator = next(separators, None)
+    return Lone(definition, backend, merged, separator) if separator else None
+
+
+def merged_characters(definition: dict[str, Any]) -> set[str] | None:
+    """The characters in merges (and U+2581), if nothing but merges decides the numbers of this definition's words."""
     model = definition["model"]
     if model["type"] != "BPE" or not model.get("byte_fallback"):
         return None
@@ -91,10 +101,7 @@ def lone(definition: dict[str, Any], backend: Backend) -> Lone | None:
     vocab, parts = model["vocab"], {part for pair in model["merges"] for part in pair}
     if any(f"<0x{byte:02X}>" not in vocab for byte in range(256)) or any(map(_BYTE.fullmatch, parts)):
         return None
-    merged = {SPACE, *(character for part in parts for character in part)}
-    separators = (piece for piece in vocab if len(piece) == 1 and piece not in merged and ord(piece) < _PLANE)
-    separator = next(separators, None)
-    return Lone(definition, backend, merged, separator) if separator else None
+    return {SPACE, *(character for part in parts for character in part)}
 
 
 def _cuts_at_blanks(stage: dict[str, Any] | None) -> bool:

@@ -230,6 +230,14 @@ def read_from(tokenizer: Tokenizer) -> dict[str, Any]:
     return json.loads(tokenizer.backend.to_str())
 
 
+def test_a_number_that_two_pieces_share_is_refused(big: Path) -> None:
+    source = read_source(big)
+    definition = json.loads(json.dumps(source.definition))
+    definition["model"]["vocab"]["shared"] = 300
+    with pytest.raises(TokenizerError, match="the number 300"):
+        Compactor(Source(definition, {}, "test"), np.ones(source.vocab_size, np.int64))
+
+
 def test_an_empty_count_is_refused(big: Path) -> None:
     source: Source = read_source(big)
     with pytest.raises(TokenizerError, match="nothing was counted"):

@@ -8,6 +8,7 @@ stays too: bytes, or single characters where there are none.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,6 +56,10 @@ class Compactor:
             raise TokenizerError(reason, where="counts", mend="count with this very tokenizer")
         if counts.sum() <= 0:
             raise TokenizerError("the corpus is empty: nothing was counted", where="counts", mend="name more text")
+        twice = [number for number, times in Counter(source.pieces.values()).items() if times > 1]
+        if twice:
+            reason = f"two pieces have the number {twice[0]}, so what it stands for is open"
+            raise TokenizerError(reason, where=source.where, mend="save it again with numbers of their own")
         self.source, self.counts = source, counts
         self._numbers = np.array(sorted(source.pieces.values()), np.int64)
 

@@ -16,7 +16,7 @@ from lilliput.errors import ConfigError, TokenizerError, UserError
 from lilliput.export.hf import load_model_dir
 from lilliput.pipeline import make
 from lilliput.plan.rules import rule_size, share
-from lilliput.recipe import Recipe, SourceSpec, load_recipe
+from lilliput.recipe import Recipe, SourceSpec, load_recipe, parse_compact
 from lilliput.store import Store
 from lilliput.tokenizer.compact import Compactor
 from lilliput.tokenizer.count import count_corpus
@@ -88,6 +88,9 @@ def test_the_rule_says_whether_both_halves_hold(compactor: Compactor) -> None:
     size, (told,) = choose_size(compactor, "rule", lambda: 1024)
     assert size == 1024
     assert "cover 9" in told
+    size, (told,) = choose_size(compactor, "rule", lambda: 1984)
+    assert size % 64 == 0
+    assert "the tokenizer has 1,500" in told
     size, (told,) = choose_size(compactor, "rule", lambda: 320)
     assert size == 320
     assert "both cannot hold" in told
@@ -194,6 +197,49 @@ def test_counts_stand_in_for_the_corpus(big: Path, corpus: Path, tmp_path: Path)
     foreign, counts = read_source(tmp_path / "other"), tmp_path / "counts.json"
     with pytest.raises(TokenizerError, match="another tokenizer"):
         compact_folder(foreign, tmp_path, tmp_path / "c", 270, specs=[], labels=[], counts=counts)
+
+
+def test_lengths_are_of_the_text_named_even_if_the_counts_are_of_another(big: Path, corpus: Path, tmp_path) -> None:
+    source = read_source(big)
+    other = tmp_path / "other.txt"
+    other.write_text("zebra quagga okapi gnu kudu eland oryx. " * 200)
+    count_corpus(source, [SourceSpec(source=str(corpus))]).save(tmp_path / "counts.json")
+    specs = [SourceSpec(source=str(other))]
+    data = compact_folder(
+        source, big, tmp_path / "a", 500, specs=specs, labels=[None], counts=tmp_path / "counts.json"
+    )
+    plain = count_corpus(source, specs)
+    assert data["bytes_per_token"]["before"] == plain.bytes / plain.tokens
+    assert sum(found["bytes"] for found in data["languages"].values()) == plain.bytes
+
+
+def test_a_coverage_reads_the_same_everywhere() -> None:
+    for text in ("0.97", ".97", "97%", 0.97):
+        assert parse_compact(text) == 0.97
+    assert (parse_compact("100%"), parse_compact("4k"), parse_compact("rule")) == (1.0, 4000, "rule")
+
+
+def test_neither_the_source_nor_other_peoples_files_are_written_over(big: Path, corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="where the tokenizer itself lies"):
+        compact_here(big, corpus, big, 500)
+    compact_here(big, corpus, tmp_path / "out", 500)
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds mine\.txt"):
+        compact_here(big, corpus, tmp_path / "out", 480)
+
+
+def test_the_full_size_of_numbers_with_gaps(big: Path, corpus: Path, tmp_path: Path) -> None:
+    definition = json.loads((big / "tokenizer.json").read_text())
+    vocab = definition["model"]["vocab"]
+    definition["model"]["vocab"] = {piece: 2 * number for piece, number in vocab.items()}
+    for token in definition["added_tokens"]:
+        token["id"] *= 2
+    definition["post_processor"] = None
+    (tmp_path / "gaps").mkdir()
+    (tmp_path / "gaps" / "tokenizer.json").write_text(json.dumps(definition))
+    data = compact_here(tmp_path / "gaps", corpus, tmp_path / "out", len(vocab))
+    assert data["vocab_size"] == len(vocab)
+    assert not data["unproved"]
 
 
 def test_a_folder_of_something_else_is_left_alone(big: Path, corpus: Path, tmp_path: Path) -> None:

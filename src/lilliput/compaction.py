@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +23,21 @@ from lilliput.report.tokenizer_page import compact_page
 from lilliput.store import atomic_dir, write_atomic, write_json
 from lilliput.tokenizer.changes import LOOKED_AT, changes
 from lilliput.tokenizer.compact import Compaction, Compactor, check_size
-from lilliput.tokenizer.count import Counts, count_corpus, count_texts, curve
+from lilliput.tokenizer.count import count_corpus, count_texts, curve
+from lilliput.tokenizer.counts import Counts, missing
 from lilliput.tokenizer.source import Source, read_source
 from lilliput.tokenizer.witness import witnesses
 
 # The rule's other half: the vocabulary should cover more than this share of the corpus (PanGu-π Pro §2.1).
 MIN_COVERAGE = 0.90
+_STEP = 64
 _EXAMPLES = 50
 _CHANGES = 20
+# What a compaction writes.
+_OURS = (
+    "tokenizer.json", "tokenizer_config.json", "ids.json", "report.json", "report.html", "witnesses.json",
+    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "LICENSE*",
+)  # fmt: skip
 # Points of the coverage curve that are kept, evenly in the logarithm of the size.
 _POINTS = 200
 
@@ -51,12 +60,14 @@ def choose_size(compactor: Compactor, asked: int | float | str, rule: Callable[[
         return asked, []
     if isinstance(asked, float):
         return compactor.size_for(asked), []
-    size = min(rule(), compactor.full)
-    if compactor.most < size < compactor.full:
-        size = compactor.most
+    limit = rule()
+    size = min(limit, compactor.most // _STEP * _STEP)
     compactor.check(size)
     covered = compactor.coverage(size)
-    told = f"rule: {size:,} pieces are the most whose share stays below {MAX_SHARE:.0%}; they cover {covered:.1%}"
+    told = f"rule: {limit:,} pieces are the most, in steps of {_STEP}, whose share stays below {MAX_SHARE:.0%}"
+    if size < limit:
+        told += f"; the tokenizer has {compactor.full:,}, so {size:,} stay"
+    told += f"; they cover {covered:.1%}"
     if covered > MIN_COVERAGE:
         return size, [told]
     wanted = compactor.size_for(MIN_COVERAGE)
@@ -79,6 +90,7 @@ def compact_for_run(recipe: Recipe, documents: Documents, out: Path) -> dict[str
 
     size, notes = choose_size(compactor, asked, rule)
     compaction = compactor.at(size)
+    _normaliser(source, documents)
     write_compacted(out, compaction, place)
     return {"vocab_size": size, "before": compactor.full, "coverage": compaction.coverage, "notes": notes}
 
@@ -139,32 +151,35 @@ def compact_folder(
     no corpus beside it, what only the corpus can tell stays open. body: the model it is for, where `place` is none.
     Returns the report with the places of what was written. Raises UserError before anything is written.
     """
-    _check_out(out)
+    _check_out(out, place)
     if isinstance(asked, int):
         check_size(source, asked)
-    before = _counts(source, counts, specs, labels)
-    body = _body_of(place) or body
-    compactor = Compactor(source, before.ids)
+    own = _body_of(place)
+    body = body or own
+    counted = _counts(source, counts, specs, labels)
+    compactor = Compactor(source, counted.ids)
     size, notes = choose_size(compactor, asked, lambda: _rule_of(body))
-    for note in (*source.notes, *notes):
+    for note in notes:
         say(note)
     compaction = compactor.at(size)
+    # Of the very text that is measured after, which need not be the one counted.
+    before = count_corpus(source, specs, labels) if counts and specs else counted
     after = count_corpus(compaction.source, specs, labels) if specs else None
     say("proving that every kept piece still comes out")
-    proofs = witnesses(compaction.source, range(size), _texts(specs))
+    proofs = witnesses(compaction.source, texts=_texts(specs))
     report = {
         "source": source.where,
         "kind": source.kind,
         "vocab_size": {"before": compactor.full, "after": size},
         "coverage": compaction.coverage,
-        "curve": _curve(before),
+        "curve": _curve(counted),
         **_lengths(before, after),
-        "share": _share(body, compactor.full, size, place),
+        "share": _share(body, own, place, compactor.full, len(compaction.ids)),
         "kept": compaction.kept,
-        "dropped": _dropped(source, compaction, before),
+        "dropped": _dropped(source, compaction, counted),
         "unreachable": _unreachable(source, compaction),
         "unproved": _unproved(compaction, proofs),
-        "normaliser": _normaliser(source, specs),
+        "normaliser": _normaliser(source, _texts(specs)),
         "notes": [*source.notes, *notes],
     }
     with atomic_dir(out) as folder:
@@ -175,12 +190,22 @@ def compact_folder(
     return _answer(report, out, body, len(proofs))
 
 
-def _check_out(out: Path) -> None:
-    """A folder that holds something else than an earlier compaction is not written over."""
+def _check_out(out: Path, place: Path) -> None:
+    """Only an earlier compaction, with nothing else beside it, is written over; and never the tokenizer itself."""
+    reason = None
+    nearest = next(folder for folder in (out, *out.parents) if folder.exists())
     if out.exists() and not out.is_dir():
-        raise ConfigError("there is a file of that name", where=str(out), mend="give another --out")
-    if out.is_dir() and any(out.iterdir()) and not ((out / "ids.json").is_file() and (out / "report.json").is_file()):
-        raise ConfigError("the folder is not empty", where=str(out), mend="give another --out")
+        reason = "there is a file of that name"
+    elif out.resolve() in (place.resolve(), place.resolve().parent):
+        reason = "that is where the tokenizer itself lies"
+    elif out.is_dir() and (names := {file.name for file in out.iterdir()}):
+        foreign = [name for name in names if not any(fnmatch(name, ours) for ours in _OURS)]
+        if foreign or not {"ids.json", "report.json"} <= names:
+            reason = "the folder is not empty" + (f": it holds {min(foreign)}" if foreign else "")
+    elif not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        reason = "nothing can be written there"
+    if reason:
+        raise ConfigError(reason, where=str(out), mend="give another --out")
 
 
 def _counts(
@@ -193,6 +218,8 @@ def _counts(
     found = Counts.load(file)
     if found.tokenizer != source.hash:
         raise TokenizerError("these are counts of another tokenizer", where=str(file), mend="count with this one")
+    if lacking := missing(found):
+        warn(f"{file} counts only a part of its corpus: {len(lacking)} shards are missing")
     return found
 
 
@@ -231,11 +258,11 @@ def _lengths(before: Counts, after: Counts | None) -> dict[str, Any]:
     return {"bytes_per_token": {"before": ratio(before), "after": ratio(after)}, "languages": languages}
 
 
-def _share(body: Body | None, before: int, after: int, place: Path) -> dict[str, Any] | None:
-    """Embedding and head as a share of the model, by the rows it really has."""
+def _share(body: Body | None, own: Body | None, place: Path, before: int, after: int) -> dict[str, Any] | None:
+    """Embedding and head as a share of the model, by the rows it really has. own: the body of the model there."""
     if body is None:
         return None
-    rows = measure_tables(place).rows if has_model(place) else before
+    rows = measure_tables(place).rows if body == own else before
     return {
         "before": share(rows, body.row, body.size),
         "after": share(after, body.row, body.size),
@@ -269,12 +296,13 @@ def _unproved(compaction: Compaction, proofs: dict[int, str]) -> list[str]:
     """Kept pieces that the source can produce and of which no text shows that the new tokenizer does."""
     names = {number: piece for piece, number in compaction.source.pieces.items()}
     never = set(compaction.unreachable.tolist())
-    return [names[at] for at, old in enumerate(compaction.ids.tolist()) if at not in proofs and old not in never]
+    old = dict(enumerate(compaction.ids.tolist()))
+    return [piece for at, piece in sorted(names.items()) if at not in proofs and old[at] not in never]
 
 
-def _normaliser(source: Source, specs: Sequence[SourceSpec]) -> dict[str, Any] | None:
-    """What comes back from the tokenizer otherwise than it went in; a warning if the corpus holds such text."""
-    found = changes(source, _texts(specs))
+def _normaliser(source: Source, texts: Iterable[str]) -> dict[str, Any] | None:
+    """What comes back from the tokenizer otherwise than it went in; a warning if the text holds such."""
+    found = changes(source, texts)
     if not found:
         return None
     stage = source.definition.get("normalizer")

@@ -33,6 +33,16 @@ def warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
+_told: set[str] = set()
+
+
+def warn_once(message: str) -> None:
+    """`warn`, unless this process has said so before."""
+    if message not in _told:
+        _told.add(message)
+        warn(message)
+
+
 def duration(seconds: float) -> str:
     """`75` → `1m15s`; `3700` → `1h01m`."""
     whole = max(0, round(seconds))

@@ -47,7 +47,7 @@ class SourceSpec(_Settings):
 
 
 def parse_compact(value: object) -> object:
-    """`rule`, a number of pieces (`4096`, `16k`: int) or a coverage (`0.97`, `97%`: float between 0 and 1)."""
+    """`rule`, a number of pieces (`4096`, `16k`: int) or a coverage (`0.97`, `97%`: float up to 1)."""
     if isinstance(value, bool):
         return str(value)
     if isinstance(value, str) and value.strip().endswith("%"):
@@ -55,16 +55,18 @@ def parse_compact(value: object) -> object:
             value = float(value.strip()[:-1]) / 100
         except ValueError:
             return value
-    if isinstance(value, float) and 0 < value < 1:
+    elif isinstance(value, str) and re.fullmatch(r"\s*0?\.\d+\s*", value):
+        value = float(value)
+    if isinstance(value, float) and 0 < value <= 1:
         return value
     return parse_size(value)
 
 
 def _check_compact(value: int | float | str | None) -> int | float | str | None:
     number = isinstance(value, int) and value >= 2
-    if value in (None, "rule") or number or (isinstance(value, float) and 0 < value < 1):
+    if value in (None, "rule") or number or (isinstance(value, float) and 0 < value <= 1):
         return value
-    raise ValueError("give a number of pieces, a coverage between 0 and 1 (0.97 or 97%), or rule")
+    raise ValueError("give a number of pieces, a coverage up to 1 (0.97 or 97%), or rule")
 
 
 Compact = Annotated[int | float | str | None, BeforeValidator(parse_compact), AfterValidator(_check_compact)]

@@ -12,7 +12,7 @@ from lilliput.export.hf import load_model_dir
 from lilliput.model.config import ModelConfig
 from lilliput.plan.rules import derive_shape
 from lilliput.recipe import ModelSettings, Recipe, SourceSpec, build_recipe
-from lilliput.store import file_hash
+from lilliput.store import canonical_hash, file_hash
 from lilliput.tokenizer.compact import check_size
 from lilliput.tokenizer.load import Tokenizer
 from lilliput.train.config import TrainConfig
@@ -85,6 +85,10 @@ def identify(recipe: Recipe) -> dict[str, Any]:
         inputs["from"] = {file.name: file_hash(file) for file in files if file.exists()}
     if recipe.tokenizer.source is not None:
         inputs["tokenizer"] = Tokenizer.of(read_recipe_source(recipe)).hash
+    if recipe.tokenizer.compact is not None:
+        # The new tokenizer's decoder, special tokens and chat template are the old one's.
+        source = read_recipe_source(recipe)
+        inputs["definition"] = canonical_hash([source.definition, source.config])
     return inputs
 
 

@@ -62,7 +62,7 @@ class Texts:
         key = {
             "format": _FORMATS["compact"],
             "corpus": corpus.hash,
-            "tokenizer": self.inputs["tokenizer"],
+            "tokenizer": self.inputs["definition"],
             "from": self.inputs["from"],
             "compact": asked["tokenizer"]["compact"],
             # By the rule the size follows from the body.

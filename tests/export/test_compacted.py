@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
@@ -49,17 +50,23 @@ def make_model(folder: Path, architecture: str, padded: int, **changes: object) 
     fast.save_pretrained(folder)
     rows = len(fast) + padded
     settings = {**TINY, "vocab_size": rows, "eos_token_id": end, "bos_token_id": backend.token_to_id("<|endoftext|>")}
+    if architecture == "distilbert":
+        settings = {"vocab_size": rows, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24}
+        settings |= {"max_position_embeddings": 64, "initializer_range": 0.5}
     if architecture == "gpt2":
         settings = {"vocab_size": rows, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
         settings |= {"eos_token_id": end, "bos_token_id": end, "initializer_range": 0.5}
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(architecture, **settings, **changes)
-    kind = transformers.AutoModelForMaskedLM if architecture == "bert" else transformers.AutoModelForCausalLM
-    model = kind.from_config(config)
-    if architecture != "bert":
+    model = masked_or_causal(architecture).from_config(config)
+    if "bert" not in architecture:
         model.generation_config.eos_token_id = [end, backend.token_to_id("<|endoftext|>")]
     model.save_pretrained(folder)
     return folder
+
+
+def masked_or_causal(architecture: str):
+    return transformers.AutoModelForMaskedLM if "bert" in architecture else transformers.AutoModelForCausalLM
 
 
 def cut(folder: Path, size: int) -> Compaction:
@@ -78,6 +85,8 @@ def cut(folder: Path, size: int) -> Compaction:
         ("mistral", {}),
         ("gpt2", {}),
         ("bert", {}),
+        ("distilbert", {}),
+        ("roberta", {"tie_word_embeddings": False}),
     ],
 )
 def test_the_new_model_says_of_kept_pieces_what_the_old_one_said(tmp_path, architecture, changes):
@@ -85,7 +94,7 @@ def test_the_new_model_says_of_kept_pieces_what_the_old_one_said(tmp_path, archi
     compaction = cut(folder, 280)
     (tmp_path / "new").mkdir()
     write_compacted(tmp_path / "new", compaction, folder)
-    kind = transformers.AutoModelForMaskedLM if architecture == "bert" else transformers.AutoModelForCausalLM
+    kind = masked_or_causal(architecture)
     old, new = kind.from_pretrained(folder).eval(), kind.from_pretrained(tmp_path / "new").eval()
     assert new.config.vocab_size == 280 == new.get_input_embeddings().weight.shape[0]
     kept = torch.from_numpy(compaction.ids)
@@ -134,6 +143,43 @@ def test_the_tokenizer_loads_with_no_model_beside_it(tmp_path):
     assert len(new) == 265
     assert new.decode(new("the cat 中文").input_ids, skip_special_tokens=True) == "the cat 中文"
     assert json.loads((tmp_path / "new" / "ids.json").read_text())["old"] == compaction.ids.tolist()
+
+
+def test_names_that_are_no_pieces_do_not_swell_the_tokenizer(tmp_path, capfd):
+    folder = make_model(tmp_path / "old", "llama", padded=3)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"pad_token": "<pad>", "extra_special_tokens": ["<|im_start|>", "<|not there|>"]}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    compaction = cut(folder, 270)
+    (tmp_path / "new").mkdir()
+    write_compacted(tmp_path / "new", compaction, folder)
+    assert len(transformers.AutoTokenizer.from_pretrained(tmp_path / "new")) == 270
+    assert "pad_token '<pad>' is no piece" in capfd.readouterr().err
+
+
+def test_numbers_in_the_generation_configuration_follow(tmp_path):
+    folder = make_model(tmp_path / "old", "llama", padded=3)
+    compaction = cut(folder, 270)
+    gone, kept = int(compaction.dropped[0]), int(compaction.ids[200])
+    file = folder / "generation_config.json"
+    more = {"suppress_tokens": [kept, gone], "bad_words_ids": [[kept], [kept, gone]], "forced_decoder_ids": [[1, kept]]}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **more}))
+    (tmp_path / "new").mkdir()
+    write_compacted(tmp_path / "new", compaction, folder)
+    found = json.loads((tmp_path / "new" / "generation_config.json").read_text())
+    assert (found["suppress_tokens"], found["bad_words_ids"]) == ([200], [[200]])
+    assert found["forced_decoder_ids"] == [[1, 200]]
+
+
+def test_an_architecture_whose_tables_are_not_known_is_refused(tmp_path):
+    folder = make_model(tmp_path / "old", "llama", padded=3)
+    compaction = cut(folder, 270)
+    weights = load_file(folder / "model.safetensors")
+    rows = weights["model.embed_tokens.weight"].shape[0]
+    save_file({**weights, "final_logits_bias": torch.zeros(1, rows)}, folder / "model.safetensors", {"format": "pt"})
+    (tmp_path / "new").mkdir()
+    with pytest.raises(ModelError, match="final_logits_bias has a dimension"):
+        write_compacted(tmp_path / "new", compaction, folder)
 
 
 def test_a_qwen_directory_whose_class_builds_the_tokenizer_anew(tmp_path):

@@ -236,3 +236,26 @@ def test_a_cut_file_is_refused(files: dict[str, Path], name: str, tmp_path: Path
         path.write_bytes(data[: data.index(b" ", end) if name == "tiktoken" else end])
         with pytest.raises(TokenizerError):
             read_source(path)
+
+
+def test_added_tokens_that_lie_in_a_file_of_their_own(tmp_path: Path) -> None:
+    train_sentencepiece(tmp_path, "bpe", 600, byte_fallback=True)
+    size = read_source(tmp_path).vocab_size
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"<|im_end|>": size + 1, "<|im_start|>": size}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>", "bos_token": "<gone>"}))
+    source = read_source(tmp_path)
+    assert [source.pieces[name] for name in ("<|im_start|>", "<|im_end|>")] == [size, size + 1]
+    assert source.config["eos_token"] == "<|im_end|>"
+    # A role given to what is no piece stays with the piece that the model itself names.
+    assert source.config["bos_token"] == "<s>"
+
+
+def test_merges_that_are_not_whole(tmp_path: Path) -> None:
+    model = json.loads(train_byte_level(tmp_path / "whole", 1500).read_text(encoding="utf-8"))["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
+    (tmp_path / "merges.txt").write_text("\n".join(lines), encoding="utf-8")
+    assert read_source(tmp_path / "merges.txt").vocab_size == 1500
+    (tmp_path / "merges.txt").write_text("\n".join(lines[:700]), encoding="utf-8")
+    with pytest.raises(TokenizerError, match="the merges are not whole"):
+        read_source(tmp_path / "merges.txt")

@@ -117,5 +117,6 @@ def _text(data: dict[str, Any]) -> str:
     rows.append(("proved", f"{data['proved']:,} kept pieces come out of the new tokenizer, each shown by a text"))
     rows.append(("report", data["report"]))
     lines = [f"{name:<16}{value}" for name, value in rows]
-    lines += ["", "Next:", f"  lilliput make tokenizer.from={shlex.quote(data['out'])} corpus=FILE"]
+    role = "tokenizer.from" if data["parameters"] is None else "from"
+    lines += ["", "Next:", f"  lilliput make {role}={shlex.quote(data['out'])} corpus=FILE"]
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from lilliput.errors import ModelError
 from lilliput.export.weights import index_file, tensor_shapes, weight_files
 from lilliput.model.carve import take
 from lilliput.model.spaces import Axis
+from lilliput.progress import warn
 from lilliput.store import read_json, write_atomic, write_json
 from lilliput.tokenizer.compact import Compaction
 from lilliput.tokenizer.renumber import renumber_config
@@ -33,9 +34,11 @@ _EMBEDDINGS = (
     "embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight", "shared.weight",
 )  # fmt: skip
 _HEADS = (
-    "lm_head.weight", "lm_head.bias", "embed_out.weight", "cls.predictions.bias",
-    "cls.predictions.decoder.weight", "cls.predictions.decoder.bias",
+    "lm_head.weight", "lm_head.bias", "lm_head.decoder.weight", "lm_head.decoder.bias", "embed_out.weight",
+    "output_layer.weight", "cls.predictions.bias", "cls.predictions.decoder.weight", "cls.predictions.decoder.bias",
+    "vocab_projector.weight", "vocab_projector.bias",
 )  # fmt: skip
+_WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 # What a tokenizer_config.json says of its own class; the new folder is of the plain fast class.
 _CLASS_KEYS = (
     "tokenizer_class", "auto_map", "add_bos_token", "add_eos_token", "backend", "fast", "from_slow", "is_local",
@@ -46,8 +49,8 @@ _CLASS_KEYS = (
 
 
 def has_model(folder: Path) -> bool:
-    """Whether a tokenizer's folder is a model directory."""
-    return folder.is_dir() and (folder / "config.json").is_file()
+    """Whether a tokenizer's folder is a model directory: with weights of any kind, not just a configuration."""
+    return (folder / "config.json").is_file() and any(any(folder.glob(pattern)) for pattern in _WEIGHTS)
 
 
 def write_tokenizer(out: Path, source: Source, config: Mapping[str, Any] | None = None) -> None:
@@ -57,16 +60,28 @@ def write_tokenizer(out: Path, source: Source, config: Mapping[str, Any] | None 
     kept = {name: value for name, value in (config or {}).items() if name not in _CLASS_KEYS}
     for name, value in {**source.config, **kept}.items():
         if name.endswith("_token"):
-            content = value.get("content") if isinstance(value, dict) else value
+            content = _content(value)
             # A token that is no piece would be added by AutoTokenizer, beyond the size asked for.
             kept.pop(name, None)
             if content in pieces:
                 kept[name] = content
+            elif isinstance(content, str):
+                warn(f"{name} {content!r} is no piece of the tokenizer; it is left out")
+    for name in ("additional_special_tokens", "extra_special_tokens"):
+        if isinstance(kept.get(name), list):
+            kept[name] = [token for token in kept[name] if _content(token) in pieces]
+        elif isinstance(kept.get(name), dict):
+            kept[name] = {role: token for role, token in kept[name].items() if _content(token) in pieces}
     kept |= {name: source.config[name] for name in ("chat_template", "user_defined_symbols") if name in source.config}
     written = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **kept}
     text = json.dumps(source.definition, ensure_ascii=False, indent=1)
     write_atomic(out / "tokenizer.json", f"{text}\n")
     write_json(out / "tokenizer_config.json", written)
+
+
+def _content(token: Any) -> Any:
+    """The text of a token that may be written out with its flags."""
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def write_compacted(out: Path, compaction: Compaction, folder: Path) -> None:
@@ -84,7 +99,7 @@ def write_compacted(out: Path, compaction: Compaction, folder: Path) -> None:
 
 
 def _write_model(out: Path, compaction: Compaction, folder: Path, new: Mapping[int, int]) -> None:
-    config = read_json(folder / "config.json")
+    config = _read_config(folder)
     rows = measure_tables(folder).rows
     if rows <= int(compaction.ids.max()):
         reason = f"the tokenizer has more pieces than the model's {rows} rows"
@@ -112,6 +127,13 @@ def _write_model(out: Path, compaction: Compaction, folder: Path, new: Mapping[i
         shutil.copyfile(file, out / file.name)
 
 
+def _read_config(folder: Path) -> dict[str, Any]:
+    config = read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise ModelError("config.json holds no object", where=str(folder), mend="give the model's own config.json")
+    return config
+
+
 def _rows(config: Mapping[str, Any], folder: Path) -> int:
     nested = config.get("text_config")
     rows = config.get("vocab_size", nested.get("vocab_size") if isinstance(nested, dict) else None)
@@ -130,6 +152,15 @@ def _with_size(config: dict[str, Any], before: int, after: int) -> dict[str, Any
         else value
         for name, value in config.items()
     }
+
+
+def _numbers_in(config: Mapping[str, Any]) -> Iterator[int]:
+    """Every whole number in a configuration but sizes of vocabularies."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _numbers_in(value)
+        elif isinstance(value, int) and name != "vocab_size":
+            yield value
 
 
 def _is_table(name: str) -> bool:
@@ -152,7 +183,7 @@ def measure_tables(folder: Path) -> Tables:
     Raises ModelError where no embedding is known by name, a table has another number of rows than config.json
     says, or the weights are quantised.
     """
-    config = read_json(folder / "config.json")
+    config = _read_config(folder)
     rows = _rows(config, folder)
     if config.get("quantization_config"):
         raise ModelError("its weights are quantised", where=str(folder), mend="give the model before quantisation")
@@ -162,6 +193,12 @@ def measure_tables(folder: Path) -> Tables:
         if shape[0] != rows:
             reason = f"{name} has {shape[0]} rows, but config.json says vocab_size {rows}"
             raise ModelError(reason, where=str(folder), mend="give the config.json that belongs to the weights")
+    # A dimension that nothing else in the configuration has is the vocabulary's.
+    if rows not in set(_numbers_in({**config, "vocab_size": None})):
+        odd = [name for name, shape in sizes.items() if rows in shape and name not in tables]
+        if odd:
+            reason = f"{odd[0]} has a dimension of {rows}, as the vocabulary, and is not known by name"
+            raise ModelError(reason, where=str(folder), mend="this architecture cannot be cut yet")
     if not any(name.endswith(_EMBEDDINGS) for name in tables):
         known = ", ".join(_EMBEDDINGS)
         raise ModelError(f"none of its tensors is an embedding by name ({known})", where=str(folder))

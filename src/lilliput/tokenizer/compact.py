@@ -189,8 +189,3 @@ def _check(source: Source, full: int, needs: Needs, size: int) -> None:
     else:
         return
     raise TokenizerError(reason, where="vocabulary size", mend=mend)
-
-
-def compact(source: Source, counts: Ids, size: int) -> Compaction:
-    """`source` cut down to exactly `size` pieces, the most frequent of `counts` (see `Compactor`)."""
-    return Compactor(source, counts).at(size)

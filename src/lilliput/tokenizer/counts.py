@@ -161,10 +161,17 @@ def _add_entry(corpus: list[dict[str, Any]], entry: dict[str, Any]) -> None:
                         raise TokenizerError(f"{same}: {_named(entry)}", where="merge", mend=mend)
             known["shards"] = sorted([*known["shards"], *entry["shards"]])
             return
-        if any(source in known["sources"] for source in entry["sources"]):
+        if _texts(known) & _texts(entry):
             reason = f"two different corpora share a source: {_named(entry)}"
             raise TokenizerError(reason, where="merge", mend="count that source in one of them")
     corpus.append(_entry(entry["sources"], entry["shards"]))
+
+
+def _texts(entry: dict[str, Any]) -> set[str]:
+    """What each source of an entry is, a folder's files one by one."""
+    files = [json.dumps(file) for source in entry["sources"] for file in source.get("files", [])]
+    others = [json.dumps(source, sort_keys=True) for source in entry["sources"] if "files" not in source]
+    return {*files, *others}
 
 
 def _entry(sources: list[dict[str, Any]], shards: list[list[int]]) -> dict[str, Any]:

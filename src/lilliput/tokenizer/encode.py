@@ -4,7 +4,7 @@
 thread (English and Chinese text, the vocabularies of GPT-2, LLaMA-3 and Qwen: `bench/count_speed.py`), so it is
 used where equal numbers are proved (`ranked`) and there is enough text to make up for its preparation. Of
 SentencePiece's kind of it, words that repeat are encoded once (`words`), and counting leaves out what need not be
-merged (`lone`). Which way is taken follows from the definition and the text alone, never from a clock.
+merged (`lone`). All ways give the same numbers; none is chosen by a clock.
 """
 
 from __future__ import annotations

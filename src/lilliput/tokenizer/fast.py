@@ -11,6 +11,8 @@ from lilliput.errors import TokenizerError
 from lilliput.tokenizer.definition import Read, added_token, canonical, compose
 
 _KINDS = ("BPE", "Unigram", "WordPiece")
+# Pieces that no merge makes, beyond which a list of merges is taken for a part of one.
+_MOST_SPECIAL = 300
 _SINGLE = ("bos_token", "eos_token", "unk_token", "pad_token", "mask_token", "cls_token", "sep_token")
 
 
@@ -75,6 +77,9 @@ def read_pair(vocab: dict[str, Any], merges: str, where: str, declared: dict[str
             raise TokenizerError(reason, where=where, mend=mend)
         pairs.append(parts)
     special = _special_of(vocab, pairs, declared)
+    if len(special) > max(_MOST_SPECIAL, len(vocab) // 50):
+        reason = f"{len(special)} of {len(vocab)} pieces are made by no merge, so the merges are not whole"
+        raise TokenizerError(reason, where=where, mend=mend)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     model = {
         "type": "BPE",

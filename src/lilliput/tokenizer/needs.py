@@ -122,7 +122,9 @@ def _characters(source: Source) -> Found:
     characters, and pieces with a character that is no piece of its own."""
     model = source.definition["model"]
     vocab: dict[str, Any] = dict(model["vocab"]) if isinstance(model["vocab"], list) else model["vocab"]
-    spelled = [piece for piece in vocab if _BYTE.fullmatch(piece)]
+    # A byte piece that is a special token too is left out of what is decoded.
+    added = {token["content"] for token in source.definition.get("added_tokens") or []}
+    spelled = [piece for piece in vocab if _BYTE.fullmatch(piece) and piece not in added]
     if model.get("byte_fallback"):
         yield "byte", spelled
     if _strips_first_piece(source.definition.get("decoder")):
@@ -134,8 +136,7 @@ def _characters(source: Source) -> Found:
         if model["type"] == "Unigram":
             # Of these the names of byte and special pieces are spelled where a text holds one: without them the
             # piece itself would be the best path.
-            names = [*spelled, *(token["content"] for token in source.definition.get("added_tokens") or [])]
-            yield "character", {letter for name in names for letter in name}
+            yield "character", {letter for name in (*spelled, *added) for letter in name}
         return
     suffix = model.get("end_of_word_suffix") or ""
     yield "character", [piece for piece in vocab if len(symbols_of(piece, suffix)) == 1]

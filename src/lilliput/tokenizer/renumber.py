@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from lilliput.tokenizer.source import Source
 
 # Keys of the files beside a definition that hold one number, or a list of them.
-_NUMBERS = ("_token_id", "_tokens_ids", "_token_ids")
+_NUMBERS = ("_token_id", "_tokens_ids", "_token_ids", "_token_index", "suppress_tokens")
+# Lists of lists of numbers; a list goes with any of them.
+_WORDS = ("bad_words_ids", "force_words_ids")
 
 
 def renumber(source: Source, ids: NDArray[np.int64]) -> Source:
@@ -76,6 +78,12 @@ def renumber_config(config: Mapping[str, Any], new: Mapping[int, int]) -> dict[s
             value = new.get(value)
         elif name.endswith(_NUMBERS) and isinstance(value, list):
             value = [new[number] for number in value if number in new]
+        elif name in _WORDS and isinstance(value, list):
+            value = [[new[number] for number in word] for word in value if all(number in new for number in word)]
+        elif name == "forced_decoder_ids" and isinstance(value, list):
+            value = [[place, new[number]] for place, number in value if number in new]
+        elif name == "sequence_bias" and isinstance(value, list):
+            value = [[[new[n] for n in word], bias] for word, bias in value if all(n in new for n in word)]
         elif isinstance(value, dict):
             value = renumber_config(value, new)
         found[name] = value

@@ -43,8 +43,7 @@ _BEFORE = rf"{_ABOVE}\x{{31B}}\x{{323}}\x{{327}}\x{{328}}"
 _UNORDERED = rf"(?<=[{_BEFORE}])(?=[{_MARK}&&[^{_ABOVE}\x{{345}}]])|(?<=[{_MARK}&&[^{_BEFORE}]])(?={_MARK})"
 # Characters of one or two bytes and composed Latin and Greek letters, but for plain letters.
 _NARROW = r"[\x00-@\[-`{-\x{390}\x{3AA}-\x{3B0}\x{3CA}-\x{7FF}\x{1E00}-\x{1FFF}&&[^\p{M}]]"
-# Steps for entries of several characters in a map of one's own.
-_MOST = 200
+
 
 def _map(charsmap: bytes) -> list[dict[str, Any]]:
     """The map as steps. SentencePiece replaces the longest entry that the text begins with, again and again.

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
 from lilliput.errors import TokenizerError
+from lilliput.progress import warn_once
 from lilliput.store import canonical_hash
 from lilliput.tokenizer.definition import Read
 from lilliput.tokenizer.fast import add_declared, parse_json, read_fast, read_pair
@@ -105,7 +106,19 @@ def read_source(path: Path | str, *, pattern: str | None = None, special: Sequen
     added = {token["content"] for token in found.definition["added_tokens"]}
     known = added if kind == "json" else added | Source(found.definition, {}, str(path)).pieces.keys()
     found = add_declared(found, declared, known)
-    return Source(found.definition, found.config | declared, str(path), found.notes)
+    for note in found.notes:
+        warn_once(f"{path}: {note}")
+    source = Source(found.definition, found.config | declared, str(path), found.notes)
+    # A role given to what is no piece does not take it from the piece that the file itself gives it to.
+    pieces = source.pieces
+    own = {name: piece for name, piece in found.config.items() if name.endswith("_token") and piece in pieces}
+    lost = {name: piece for name, piece in own.items() if _content(declared.get(name, piece)) not in pieces}
+    return replace(source, config=source.config | lost)
+
+
+def _content(token: Any) -> Any:
+    """The text of a token that may be written out with its flags."""
+    return token.get("content") if isinstance(token, dict) else token
 
 
 def _read_json(file: Path, data: bytes, kind: str, declared: dict[str, Any]) -> Read:
@@ -134,19 +147,28 @@ def _stages(stage: dict[str, Any] | None) -> list[str]:
     return [name for part in parts for name in _stages(part)] if parts else [stage["type"]]
 
 
+def _read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none."""
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TokenizerError(f"damaged JSON: {error}", where=str(file), mend="mend or remove it") from None
+    return found if isinstance(found, dict) else {}
+
+
 def _read_config(folder: Path) -> dict[str, Any]:
     """What the files beside a tokenizer.json say, the most specific last."""
     config: dict[str, Any] = {}
     for name in ("config.json", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json"):
-        file = folder / name
-        if not file.is_file():
-            continue
-        try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise TokenizerError(f"damaged JSON: {error}", where=str(file), mend="mend or remove it") from None
-        if isinstance(found, dict):
-            config |= found
+        config |= _read_object(folder / name)
+    # What transformers wrote before it put these into tokenizer_config.json.
+    late = {number: name for name, number in _read_object(folder / "added_tokens.json").items()}
+    if late and not config.get("added_tokens_decoder"):
+        roles = {_content(token) for name, token in config.items() if name.endswith("_token")}
+        entries = {str(number): {"content": name, "special": name in roles} for number, name in late.items()}
+        config["added_tokens_decoder"] = entries
     template = folder / "chat_template.jinja"
     if template.is_file():
         config["chat_template"] = template.read_text(encoding="utf-8")

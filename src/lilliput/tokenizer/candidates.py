@@ -7,7 +7,6 @@ neighbours follow. What the tokenizer makes of them is for others to see (witnes
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -19,9 +18,8 @@ from tokenizers import Tokenizer as Backend
 
 from lilliput.tokenizer.completions import characters_with, missing_after, missing_before, texts_holding
 from lilliput.tokenizer.source import Source
-from lilliput.tokenizer.spelling import piece_bytes
+from lilliput.tokenizer.spelling import BYTE_PIECE, piece_bytes
 
-_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 # Beside a piece: a line end, a blank, letters, numbers, signs, both common ones and such (of private use, Gothic,
 # an old punctuation mark, a Sumerian number) as hardly any longer piece holds; and a mark that joins on.
 _BESIDE = ("\n", " ", "\ue000", "\U00010330", "\u2e18", "a", "1", ".", "A", "中", "\U0001f600", "\U00012400", "\u0301")
@@ -68,7 +66,7 @@ class Candidates:
         if self._is_unknown(piece):
             yield from _BESIDE
             yield "a" * (int(self._model.get("max_input_chars_per_word") or 0) + 1)
-        if (found := _BYTE_PIECE.fullmatch(piece)) and not self._byte_level:
+        if (found := BYTE_PIECE.fullmatch(piece)) and not self._byte_level:
             yield from self._unknown_characters(int(found[1], 16))
         elif self._kind == "WordPiece" and piece.startswith(self._inside) and piece not in self._added:
             yield from self._within_words(piece.removeprefix(self._inside))
@@ -97,7 +95,7 @@ class Candidates:
         Then no text gives it (what happens inside a span that nothing crosses does not depend on the rest),
         except as a whole word where the tokenizer looks those up first.
         """
-        if self._kind == "WordPiece" or self._is_unknown(piece) or _BYTE_PIECE.fullmatch(piece):
+        if self._kind == "WordPiece" or self._is_unknown(piece) or BYTE_PIECE.fullmatch(piece):
             return False
         model = self._backend.model
         looks_up = getattr(model, "ignore_merges", False)

@@ -15,10 +15,8 @@ from tokenizers import processors
 from lilliput.errors import TokenizerError
 from lilliput.store import canonical_hash, write_atomic, write_json
 from lilliput.tokenizer.encode import Encoder
-from lilliput.tokenizer.source import Source, read_source
+from lilliput.tokenizer.source import DECISIVE, Source, read_source
 
-# What `encode` depends on; the rest of a tokenizer.json concerns decoding and the default call.
-_DECISIVE = ("added_tokens", "normalizer", "pre_tokenizer", "model")
 _BOS_NAMES = ("<s>", "<|begin_of_text|>", "<|endoftext|>", "<|im_start|>", "[CLS]")
 _EOS_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "[SEP]")
 _KEPT_CONFIG = (
@@ -44,7 +42,7 @@ class Tokenizer:
         _prepend_bos(backend, bos_id)
         self.vocab_size = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         self._definition: dict[str, Any] = json.loads(backend.to_str())
-        decisive = {name: self._definition.get(name) for name in _DECISIVE}
+        decisive = {name: self._definition.get(name) for name in DECISIVE}
         self.hash = canonical_hash({**decisive, "bos": bos_id, "eos": eos_id})
         self._encoder = Encoder(Source(self._definition, self._config, "tokenizer"), backend)
 
@@ -112,6 +110,7 @@ class Tokenizer:
         eos = _special(backend, source.config, "eos", _EOS_NAMES)
         if bos is None and eos is None:
             mend = 'put a tokenizer_config.json with "bos_token" and "eos_token" beside it'
+            mend += "; in a tiktoken file name them: tokenizer.special=['<|endoftext|>']"
             raise TokenizerError("it declares no token that begins or ends a document", where=source.where, mend=mend)
         first = bos if bos is not None else eos
         last = eos if eos is not None else bos

@@ -18,9 +18,8 @@ from tokenizers import Tokenizer as Backend
 
 from lilliput.tokenizer.ranked import Flat
 from lilliput.tokenizer.source import Source
+from lilliput.tokenizer.spelling import BLANK, BYTE_PIECE
 
-SPACE = "\u2581"
-_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 # Characters of the first plane are looked up in tables; those beyond are left to `tokenizers`.
 _PLANE = 1 << 16
@@ -99,9 +98,9 @@ def merged_characters(definition: dict[str, Any]) -> set[str] | None:
     if any(map(model.get, odd)) or found_in_text or not _cuts_at_blanks(definition.get("pre_tokenizer")):
         return None
     vocab, parts = model["vocab"], {part for pair in model["merges"] for part in pair}
-    if any(f"<0x{byte:02X}>" not in vocab for byte in range(256)) or any(map(_BYTE.fullmatch, parts)):
+    if any(f"<0x{byte:02X}>" not in vocab for byte in range(256)) or any(map(BYTE_PIECE.fullmatch, parts)):
         return None
-    return {SPACE, *(character for part in parts for character in part)}
+    return {BLANK, *(character for part in parts for character in part)}
 
 
 def _cuts_at_blanks(stage: dict[str, Any] | None) -> bool:
@@ -109,7 +108,7 @@ def _cuts_at_blanks(stage: dict[str, Any] | None) -> bool:
     if stage is None:
         return True
     return stage["type"] == "Split" and not stage["invert"] and stage["pattern"] in (
-        {"Regex": f"{SPACE}+"}, {"Regex": SPACE}, {"String": SPACE}
+        {"Regex": f"{BLANK}+"}, {"Regex": BLANK}, {"String": BLANK}
     )  # fmt: skip
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 from lilliput.errors import TokenizerError
 from lilliput.tokenizer.derivation import last_merges, symbols_of
 from lilliput.tokenizer.source import Source
+from lilliput.tokenizer.spelling import BLANK, BYTE_PIECE
 
-BLANK = "\u2581"  # what SentencePiece writes for a space
-_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 REASONS = {"special": "special pieces", "byte": "bytes", "character": "single characters", "spelling": "spellings"}
 
 
@@ -124,7 +122,7 @@ def _characters(source: Source) -> Found:
     vocab: dict[str, Any] = dict(model["vocab"]) if isinstance(model["vocab"], list) else model["vocab"]
     # A byte piece that is a special token too is left out of what is decoded.
     added = {token["content"] for token in source.definition.get("added_tokens") or []}
-    spelled = [piece for piece in vocab if _BYTE.fullmatch(piece) and piece not in added]
+    spelled = [piece for piece in vocab if BYTE_PIECE.fullmatch(piece) and piece not in added]
     if model.get("byte_fallback"):
         yield "byte", spelled
     if _strips_first_piece(source.definition.get("decoder")):

@@ -26,7 +26,8 @@ from tokenizers import models
 from lilliput.errors import MissingExtra, TokenizerError
 from lilliput.tokenizer.definition import Read, begin_with, compose, sequence, split
 from lilliput.tokenizer.merges import merge_list
-from lilliput.tokenizer.sentencepiece_text import SPACE, decoder_of, normalizer_of, text_notes
+from lilliput.tokenizer.sentencepiece_text import decoder_of, normalizer_of, text_notes
+from lilliput.tokenizer.spelling import BLANK
 
 _MEND = "name a SentencePiece .model file, whole"
 _NORMAL, _UNKNOWN, _CONTROL, _USER, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
@@ -172,14 +173,14 @@ def _words(pieces: _Pieces, model: dict[str, Any]) -> dict[str, Any] | None:
     character, nothing lies across such a cut; and a blank is a piece, so no run of unknown characters does.
     Words then repeat, and the cache of `tokenizers` knows most of them.
     """
-    safe = SPACE in pieces.of(_NORMAL) and not any(SPACE in name.lstrip(SPACE) for name in pieces.of(_NORMAL, _USER))
+    safe = BLANK in pieces.of(_NORMAL) and not any(BLANK in name.lstrip(BLANK) for name in pieces.of(_NORMAL, _USER))
     user = "|".join(re.escape(name) for name in sorted(pieces.of(_USER), key=len, reverse=True))
     if model["type"] == "BPE" and user:
-        blank, other = f"(?:(?!{user}){SPACE})", f"(?:(?!{user})[^{SPACE}])"
+        blank, other = f"(?:(?!{user}){BLANK})", f"(?:(?!{user})[^{BLANK}])"
         word = f"{blank}*{other}+|{blank}+" if safe else rf"(?:(?!{user})[\s\S])+"
         steps = [split(f"{user}|{word}", "Isolated")]
     else:
-        steps = [split(f"{SPACE}+", "MergedWithNext")] if safe else []
+        steps = [split(f"{BLANK}+", "MergedWithNext")] if safe else []
     traps = _traps(pieces, model)
     return sequence("pretokenizers", steps + ([split(traps, "Isolated")] if traps else []))
 

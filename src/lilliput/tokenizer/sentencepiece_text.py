@@ -8,22 +8,21 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lilliput.tokenizer.definition import replace, sequence
-
-SPACE = "\u2581"
+from lilliput.tokenizer.spelling import BLANK
 
 
 def normalizer_of(proto: Any) -> dict[str, Any] | None:
     """The character map, the removal of blanks, the blank before the text, and U+2581 for blanks, in that order."""
     spec = proto.normalizer_spec
     suffix = proto.trainer_spec.treat_whitespace_as_suffix
-    blank = SPACE if spec.escape_whitespaces else " "
+    blank = BLANK if spec.escape_whitespaces else " "
     steps = _map(spec.precompiled_charsmap) if spec.precompiled_charsmap else []
     if spec.remove_extra_whitespaces:
         steps += [replace(r"\A +", "", regex=True), replace(" {2,}", " ", regex=True)]
     if spec.add_dummy_prefix and not suffix:
         steps.append({"type": "Prepend", "prepend": blank})
     if spec.escape_whitespaces:
-        steps.append(replace(" ", SPACE))
+        steps.append(replace(" ", BLANK))
     if spec.add_dummy_prefix and suffix:
         steps.append(replace(rf"(?<!{blank}){blank}*\z" if spec.remove_extra_whitespaces else r"\z", blank, regex=True))
     elif spec.remove_extra_whitespaces:
@@ -124,7 +123,7 @@ def decoder_of(proto: Any, byte_fallback: bool) -> dict[str, Any] | None:
     """U+2581 to blanks, bytes to characters, and what stands before the text removed (a blank that stands after
     it, where the model puts it there, SentencePiece leaves)."""
     spec = proto.normalizer_spec
-    steps: list[dict[str, Any]] = [replace(SPACE, " ")]
+    steps: list[dict[str, Any]] = [replace(BLANK, " ")]
     if byte_fallback:
         steps.append({"type": "ByteFallback"})
     steps.append({"type": "Fuse"})

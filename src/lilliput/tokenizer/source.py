@@ -25,7 +25,7 @@ from lilliput.tokenizer.tiktoken import read_tiktoken
 from lilliput.tokenizer.wordpiece import read_wordpiece
 
 # What `encode` depends on; the rest of a definition concerns decoding and the default call.
-_DECISIVE = ("added_tokens", "normalizer", "pre_tokenizer", "model")
+DECISIVE = ("added_tokens", "normalizer", "pre_tokenizer", "model")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Source:
     @property
     def hash(self) -> str:
         """Of everything that decides which numbers a text gets."""
-        return canonical_hash({name: self.definition.get(name) for name in _DECISIVE})
+        return canonical_hash({name: self.definition.get(name) for name in DECISIVE})
 
     @property
     def pieces(self) -> dict[str, int]:

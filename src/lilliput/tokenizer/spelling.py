@@ -9,7 +9,9 @@ from lilliput.tokenizer.tiktoken import spell
 
 # The kind of tokenizer (`Source.kind`) whose pieces are written in letters that stand for bytes.
 BYTE_LEVEL = "byte-level BPE"
-_FALLBACK = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+# What SentencePiece writes for a blank, and how it names the pieces that are bytes.
+BLANK = "\u2581"
+BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SHOWN = {" ": "␣", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
@@ -28,9 +30,9 @@ def piece_bytes(piece: str, *, byte_level: bool) -> bytes:
     if byte_level:
         table = byte_letters()
         return bytes(table[letter] for letter in piece) if all(map(table.__contains__, piece)) else piece.encode()
-    if found := _FALLBACK.fullmatch(piece):
+    if found := BYTE_PIECE.fullmatch(piece):
         return bytes([int(found[1], 16)])
-    return piece.replace("▁", " ").encode()
+    return piece.replace(BLANK, " ").encode()
 
 
 def piece_text(piece: str, *, byte_level: bool) -> str:

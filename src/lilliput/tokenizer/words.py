@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer as Backend
 
-from lilliput.tokenizer.lone import SPACE, merged_characters
+from lilliput.tokenizer.lone import merged_characters
 from lilliput.tokenizer.ranked import Flat
 from lilliput.tokenizer.source import Source
+from lilliput.tokenizer.spelling import BLANK
 
 # Words remembered at most, each about two hundred bytes; then all are forgotten.
 _REMEMBERED = 300_000
@@ -36,8 +37,8 @@ class Words:
         self._backend = backend
         # A word is normalised already.
         self._bare = Source({**definition, "normalizer": None}, {}, "").backend()
-        inside = "".join(map(re.escape, sorted(merged - {SPACE})))
-        self._words = re.compile(f"{SPACE}*[{inside}]+|{SPACE}+|[^{inside}{SPACE}]")
+        inside = "".join(map(re.escape, sorted(merged - {BLANK})))
+        self._words = re.compile(f"{BLANK}*[{inside}]+|{BLANK}+|[^{inside}{BLANK}]")
         self._long = re.compile(f"[{inside}]{{{_LONGEST}}}")
         self._steps = _plain_steps(definition.get("normalizer"))
         self._known: dict[str, list[int]] = {}
@@ -77,7 +78,7 @@ class Words:
         if self._steps is None:
             return str(self._backend.normalizer.normalize_str(text))
         for step in self._steps if text else ():
-            text = step["prepend"] + text if step["type"] == "Prepend" else text.replace(" ", SPACE)
+            text = step["prepend"] + text if step["type"] == "Prepend" else text.replace(" ", BLANK)
         return text
 
     def _recall(self, words: Collection[str]) -> dict[str, list[int]]:
@@ -95,7 +96,7 @@ class Words:
 def _plain_steps(normaliser: dict[str, Any] | None) -> list[dict[str, Any]] | None:
     """The steps of a normaliser that only puts something before a text and U+2581 for blanks; None of another."""
     steps = [] if normaliser is None else normaliser.get("normalizers", [normaliser])
-    blank = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
+    blank = {"type": "Replace", "pattern": {"String": " "}, "content": BLANK}
     return steps if all(step["type"] == "Prepend" or step == blank for step in steps) else None
 
 
@@ -103,6 +104,6 @@ def words(definition: dict[str, Any], backend: Backend) -> Words | None:
     """The encoder by words, if the definition has such words."""
     merged = merged_characters(definition)
     pieces = definition["model"]["vocab"]
-    if merged is None or any(SPACE in piece.lstrip(SPACE) for piece in pieces):
+    if merged is None or any(BLANK in piece.lstrip(BLANK) for piece in pieces):
         return None
     return Words(definition, backend, merged)

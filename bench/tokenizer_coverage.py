@@ -24,7 +24,8 @@ from lilliput.progress import Progress, say
 from lilliput.report.chart import Series, line_chart
 from lilliput.store import read_json, write_atomic, write_json
 from lilliput.tokenizer.compact import Compactor
-from lilliput.tokenizer.count import Counts, count_texts, coverage
+from lilliput.tokenizer.count import count_texts
+from lilliput.tokenizer.counts import Counts, coverage
 from lilliput.tokenizer.source import read_source
 
 TOKENIZERS = {

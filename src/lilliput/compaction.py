@@ -23,8 +23,8 @@ from lilliput.report.tokenizer_page import compact_page
 from lilliput.store import atomic_dir, write_atomic, write_json
 from lilliput.tokenizer.changes import LOOKED_AT, changes
 from lilliput.tokenizer.compact import Compaction, Compactor, check_size
-from lilliput.tokenizer.count import count_corpus, count_texts, curve
-from lilliput.tokenizer.counts import Counts, missing
+from lilliput.tokenizer.count import count_corpus, count_texts
+from lilliput.tokenizer.counts import Counts, curve, missing
 from lilliput.tokenizer.source import Source, read_source
 from lilliput.tokenizer.witness import witnesses
 
@@ -148,7 +148,7 @@ def compact_folder(
     and the model with them where `place` is a model directory.
 
     asked: see `choose_size`. counts: a file with counts of this tokenizer, in place of counting the corpus; with
-    no corpus beside it, what only the corpus can tell stays open. body: the model it is for, where `place` is none.
+    no corpus beside it, what only the corpus can tell stays open. body: the model it is for, if not the one there.
     Returns the report with the places of what was written. Raises UserError before anything is written.
     """
     _check_out(out, place)

@@ -16,7 +16,8 @@ from lilliput.corpus import ReadReport
 from lilliput.corpus import read_source as read_text
 from lilliput.errors import ConfigError, CorpusError, TokenizerError
 from lilliput.recipe import SourceSpec
-from lilliput.tokenizer.count import Counts, Group, count_corpus, count_texts, coverage, curve, merge, missing
+from lilliput.tokenizer.count import count_corpus, count_texts
+from lilliput.tokenizer.counts import Counts, Group, coverage, curve, merge, missing
 from lilliput.tokenizer.script import dominant_script
 from lilliput.tokenizer.source import Source, read_source
 from lilliput.tokenizer.usage import coverage_table, describe, find_usage

@@ -26,7 +26,7 @@ from lilliput.progress import warn
 from lilliput.store import read_json, write_atomic, write_json
 from lilliput.tokenizer.compact import Compaction
 from lilliput.tokenizer.renumber import renumber_config
-from lilliput.tokenizer.source import Source
+from lilliput.tokenizer.source import Source, content_of
 
 ID_MAP = "ids.json"
 # How the architectures of transformers name what has one row for each piece.
@@ -60,7 +60,7 @@ def write_tokenizer(out: Path, source: Source, config: Mapping[str, Any] | None 
     kept = {name: value for name, value in (config or {}).items() if name not in _CLASS_KEYS}
     for name, value in {**source.config, **kept}.items():
         if name.endswith("_token"):
-            content = _content(value)
+            content = content_of(value)
             # A token that is no piece would be added by AutoTokenizer, beyond the size asked for.
             kept.pop(name, None)
             if content in pieces:
@@ -69,19 +69,14 @@ def write_tokenizer(out: Path, source: Source, config: Mapping[str, Any] | None 
                 warn(f"{name} {content!r} is no piece of the tokenizer; it is left out")
     for name in ("additional_special_tokens", "extra_special_tokens"):
         if isinstance(kept.get(name), list):
-            kept[name] = [token for token in kept[name] if _content(token) in pieces]
+            kept[name] = [token for token in kept[name] if content_of(token) in pieces]
         elif isinstance(kept.get(name), dict):
-            kept[name] = {role: token for role, token in kept[name].items() if _content(token) in pieces}
+            kept[name] = {role: token for role, token in kept[name].items() if content_of(token) in pieces}
     kept |= {name: source.config[name] for name in ("chat_template", "user_defined_symbols") if name in source.config}
     written = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **kept}
     text = json.dumps(source.definition, ensure_ascii=False, indent=1)
     write_atomic(out / "tokenizer.json", f"{text}\n")
     write_json(out / "tokenizer_config.json", written)
-
-
-def _content(token: Any) -> Any:
-    """The text of a token that may be written out with its flags."""
-    return token.get("content") if isinstance(token, dict) else token
 
 
 def write_compacted(out: Path, compaction: Compaction, folder: Path) -> None:

@@ -14,13 +14,11 @@ from lilliput.corpus.sources import read_bytes, source_identity, source_size
 from lilliput.errors import ConfigError
 from lilliput.progress import Progress, count
 from lilliput.recipe import SourceSpec
-from lilliput.tokenizer.counts import Counts, Group, coverage, curve, merge, missing
+from lilliput.tokenizer.counts import Counts, Group
 from lilliput.tokenizer.encode import Encoder
 from lilliput.tokenizer.ranked import Flat
 from lilliput.tokenizer.script import dominant_script
 from lilliput.tokenizer.source import Source
-
-__all__ = ["Counts", "Group", "count_corpus", "count_texts", "coverage", "curve", "merge", "missing"]
 
 # Text handed to a worker at once. A few batches are under way, so this bounds the text in memory.
 _BATCH_BYTES = 500_000

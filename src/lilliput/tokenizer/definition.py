@@ -48,6 +48,23 @@ def compose(
     )
 
 
+def bpe(vocab: dict[str, int], merges: list[list[str]], **changes: Any) -> dict[str, Any]:
+    """The `model` of a byte-pair encoding. changes: what differs from a plain byte-level one."""
+    return {
+        "type": "BPE",
+        "dropout": None,
+        "unk_token": None,
+        "continuing_subword_prefix": None,
+        "end_of_word_suffix": None,
+        "fuse_unk": False,
+        "byte_fallback": False,
+        "ignore_merges": False,
+        **changes,
+        "vocab": vocab,
+        "merges": merges,
+    }
+
+
 def added_token(piece: str, number: int, *, special: bool = True) -> dict[str, Any]:
     """An entry of `added_tokens`, matched as it stands."""
     return {

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lilliput.errors import TokenizerError
-from lilliput.tokenizer.definition import Read, added_token, canonical, compose
+from lilliput.tokenizer.definition import Read, added_token, bpe, canonical, compose
 
 _KINDS = ("BPE", "Unigram", "WordPiece")
 # Pieces that no merge makes, beyond which a list of merges is taken for a part of one.
@@ -81,19 +81,8 @@ def read_pair(vocab: dict[str, Any], merges: str, where: str, declared: dict[str
         reason = f"{len(special)} of {len(vocab)} pieces are made by no merge, so the merges are not whole"
         raise TokenizerError(reason, where=where, mend=mend)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    model = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        "ignore_merges": False,
-        "vocab": vocab,
-        "merges": pairs,
-    }
     prefix = byte_level | {"add_prefix_space": declared.get("add_prefix_space") is True}
+    model = bpe(vocab, pairs)
     definition = compose(
         model, pre_tokenizer=prefix, post_processor=byte_level, decoder=byte_level, special=special
     )

@@ -15,7 +15,7 @@ from tokenizers import processors
 from lilliput.errors import TokenizerError
 from lilliput.store import canonical_hash, write_atomic, write_json
 from lilliput.tokenizer.encode import Encoder
-from lilliput.tokenizer.source import DECISIVE, Source, read_source
+from lilliput.tokenizer.source import DECISIVE, Source, content_of, read_source
 
 _BOS_NAMES = ("<s>", "<|begin_of_text|>", "<|endoftext|>", "<|im_start|>", "[CLS]")
 _EOS_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "[SEP]")
@@ -133,9 +133,7 @@ def _prepend_bos(backend: Backend, bos_id: int) -> None:
 
 def _special(backend: Backend, config: dict[str, Any], role: str, usual: Sequence[str]) -> int | None:
     """The number of the BOS or EOS token: by its declared name, its declared number, or a usual name."""
-    named = config.get(f"{role}_token")
-    if isinstance(named, dict):
-        named = named.get("content")
+    named = content_of(config.get(f"{role}_token"))
     if isinstance(named, str) and (number := backend.token_to_id(named)) is not None:
         return int(number)
     declared = config.get(f"{role}_token_id")

@@ -8,7 +8,7 @@ from typing import Any
 
 from lilliput.errors import TokenizerError
 from lilliput.tokenizer.derivation import last_merges, symbols_of
-from lilliput.tokenizer.source import Source
+from lilliput.tokenizer.source import Source, content_of
 from lilliput.tokenizer.spelling import BLANK, BYTE_PIECE
 
 REASONS = {"special": "special pieces", "byte": "bytes", "character": "single characters", "spelling": "spellings"}
@@ -77,7 +77,7 @@ def _special(source: Source) -> Iterator[str]:
         yield model["vocab"][model["unk_id"]][0]
     for name, value in source.config.items():
         if name.endswith("_token"):
-            content = value.get("content") if isinstance(value, dict) else value
+            content = content_of(value)
             if isinstance(content, str):
                 yield content
 

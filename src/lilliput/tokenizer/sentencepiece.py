@@ -24,7 +24,7 @@ from typing import Any
 from tokenizers import models
 
 from lilliput.errors import MissingExtra, TokenizerError
-from lilliput.tokenizer.definition import Read, begin_with, compose, sequence, split
+from lilliput.tokenizer.definition import Read, begin_with, bpe, compose, sequence, split
 from lilliput.tokenizer.merges import merge_list
 from lilliput.tokenizer.sentencepiece_text import decoder_of, normalizer_of, text_notes
 from lilliput.tokenizer.spelling import BLANK
@@ -127,19 +127,15 @@ def _bpe(pieces: _Pieces, byte_fallback: bool) -> dict[str, Any]:
     """
     scores = {name: score for name, score, kind in zip(*_columns(pieces), strict=True) if kind == _NORMAL}
     order = sorted((name for name in scores if len(name) > 1), key=lambda name: (-scores[name], -len(name)))
-    return {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": pieces.of(_UNKNOWN)[0],
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
+    return bpe(
+        {name: number for number, name in enumerate(pieces.names)},
+        merge_list(order, scores.keys()),
+        unk_token=pieces.of(_UNKNOWN)[0],
         # SentencePiece gives one number to a run of unknown characters.
-        "fuse_unk": True,
-        "byte_fallback": byte_fallback,
-        "ignore_merges": bool(pieces.of(_USER)),
-        "vocab": {name: number for number, name in enumerate(pieces.names)},
-        "merges": merge_list(order, scores.keys()),
-    }
+        fuse_unk=True,
+        byte_fallback=byte_fallback,
+        ignore_merges=bool(pieces.of(_USER)),
+    )
 
 
 def _unigram(pieces: _Pieces, byte_fallback: bool) -> dict[str, Any]:

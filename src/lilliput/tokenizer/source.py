@@ -112,11 +112,11 @@ def read_source(path: Path | str, *, pattern: str | None = None, special: Sequen
     # A role given to what is no piece does not take it from the piece that the file itself gives it to.
     pieces = source.pieces
     own = {name: piece for name, piece in found.config.items() if name.endswith("_token") and piece in pieces}
-    lost = {name: piece for name, piece in own.items() if _content(declared.get(name, piece)) not in pieces}
+    lost = {name: piece for name, piece in own.items() if content_of(declared.get(name, piece)) not in pieces}
     return replace(source, config=source.config | lost)
 
 
-def _content(token: Any) -> Any:
+def content_of(token: Any) -> Any:
     """The text of a token that may be written out with its flags."""
     return token.get("content") if isinstance(token, dict) else token
 
@@ -166,7 +166,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     # What transformers wrote before it put these into tokenizer_config.json.
     late = {number: name for name, number in _read_object(folder / "added_tokens.json").items()}
     if late and not config.get("added_tokens_decoder"):
-        roles = {_content(token) for name, token in config.items() if name.endswith("_token")}
+        roles = {content_of(token) for name, token in config.items() if name.endswith("_token")}
         entries = {str(number): {"content": name, "special": name in roles} for number, name in late.items()}
         config["added_tokens_decoder"] = entries
     template = folder / "chat_template.jinja"

@@ -12,7 +12,7 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from lilliput.errors import TokenizerError
-from lilliput.tokenizer.definition import Read, begin_with, compose, sequence, split
+from lilliput.tokenizer.definition import Read, begin_with, bpe, compose, sequence, split
 from lilliput.tokenizer.merges import merge_list
 from lilliput.tokenizer.patterns import CL100K, for_tokenizers, recognise
 
@@ -121,19 +121,9 @@ def _define(vocab: dict[str, int], pattern: str, specials: dict[str, int]) -> di
     # `tokenizers` numbers added tokens from the model's size on, whatever they ask for.
     follow = list(specials.values()) == list(range(len(vocab), len(vocab) + len(specials)))
     pieces = vocab if follow else vocab | specials
-    model = {
-        "type": "BPE",
-        "dropout": None,
-        "unk_token": None,
-        "continuing_subword_prefix": None,
-        "end_of_word_suffix": None,
-        "fuse_unk": False,
-        "byte_fallback": False,
-        # tiktoken looks a whole word up before it joins anything.
-        "ignore_merges": True,
-        "vocab": pieces,
-        "merges": merge_list((piece for piece in vocab if len(piece) > 1), vocab.keys()),
-    }
+    merges = merge_list((piece for piece in vocab if len(piece) > 1), vocab.keys())
+    # tiktoken looks a whole word up before it joins anything.
+    model = bpe(pieces, merges, ignore_merges=True)
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     first = next((name for name in _BOS_NAMES if name in specials), None)
     definition = compose(

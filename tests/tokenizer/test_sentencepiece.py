@@ -89,12 +89,17 @@ def test_bpe_is_exact(pairs: dict[str, Pair], name: str) -> None:
     for text in (*HARD, *sample()):
         pair.agree(text)
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150, deadline=None, derandomize=True)
     @given(st.one_of(texts, runs))
     def on_generated_text(text: str) -> None:
         pair.agree(text)
 
     on_generated_text()
+
+
+@pytest.mark.xfail(strict=True, reason="which of several blanks at the start decoding takes away is not known yet")
+def test_blanks_written_out_at_the_start_come_back_as_from_sentencepiece(pairs: dict[str, Pair]) -> None:
+    pairs["bpe: user-defined, no dummy prefix"].agree("\u2581 \u25810")
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -9,8 +9,11 @@ import pytest
 import yaml
 
 from lilliput.errors import ConfigError
-from lilliput.lab.spec import cells_of, fill_in, find_study, read_study, setting, studies_shipped
-from lilliput.lab.study import list_studies, load_study
+from lilliput.lab.spec import cell_hash, cells_of, fill_in, find_study, read_study, setting, studies_shipped
+from lilliput.lab.study import list_studies, load_study, study_status
+from lilliput.store import read_json
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
 
 BASE: dict[str, Any] = {
     "question": "Which?",
@@ -127,6 +130,29 @@ def test_hash_depends_on_what_is_measured_and_not_on_the_machine(
     assert filled.corpus[0].source == "/data/a.txt"
     assert filled.evaluate.text == ["/data/d"]
     assert cells_of(study)[0].hash == cell.hash
+
+
+def test_keys_that_a_later_recipe_adds_change_no_hash(tmp_path: Path) -> None:
+    recipe = cells_of(read_study(write(tmp_path)))[0].recipe.to_dict()
+    later = {**recipe, "draft": None, "rounds": [], "merge": {}, "budget": {**recipe["budget"], "watts": None}}
+    later["corpus"] = [{**spec, "language": None} for spec in recipe["corpus"]]
+    later["tokenizer"] = {**recipe["tokenizer"], "more": {"deep": {"deeper": None}, "also": []}}
+    assert cell_hash(later, "bits_per_byte") == cell_hash(recipe, "bits_per_byte")
+    # A recipe of before such keys, too, has the hash of today.
+    before = {**recipe, "tokenizer": {}, "budget": {"params": recipe["budget"]["params"]}}
+    assert cell_hash(before, "bits_per_byte") == cell_hash(recipe, "bits_per_byte")
+    for asked in ({"watts": 5}, {"watts": 0}, {"watts": False}, {"watts": ""}):
+        other = {**recipe, "budget": {**recipe["budget"], **asked}}
+        assert cell_hash(other, "bits_per_byte") != cell_hash(recipe, "bits_per_byte")
+
+
+def test_the_cells_of_this_repository_are_found_again() -> None:
+    for file in sorted(RESULTS.glob("*/study.yaml")):
+        for path in (file.parent / "cells").glob("*-seed*.json"):
+            cell = read_json(path)
+            assert cell["hash"] == cell_hash(cell["recipe"], cell["metric"]), path
+        states = {row["state"] for row in study_status(file, results=RESULTS)["cells"]}
+        assert states <= {"done", "to do"}, file
 
 
 def test_a_recipe_file_beside_the_study(tmp_path: Path) -> None:

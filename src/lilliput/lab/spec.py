@@ -184,17 +184,28 @@ def cells_of(study: Study, folder: Path | None = None) -> list[Cell]:
     for seed in study.seeds:
         for arm, own in study.arm_settings().items():
             filled = load_recipe(recipe, [*common, *own, f"seed={seed}"])
-            cells.append(Cell(arm, seed, tuple(own), filled, _hash(filled, study.metric)))
+            cells.append(Cell(arm, seed, tuple(own), filled, cell_hash(filled.to_dict(), study.metric)))
     return cells
 
 
-def _hash(recipe: Recipe, metric: str) -> str:
-    asked = recipe.to_dict()
-    del asked["name"]
+def cell_hash(recipe: dict[str, Any], metric: str) -> str:
+    """What identifies a cell: everything its recipe (`Recipe.to_dict()`) asks that changes what is measured.
+
+    What is not asked (null, or an empty list or mapping) is left out, so that a key which a later version of
+    Lilliput adds to the recipe changes no cell that does not use it.
+    """
+    asked = {key: value for key, value in recipe.items() if key != "name"}
     for part, names in _FREE.items():
-        for name in names:
-            asked[part].pop(name, None)
-    return canonical_hash({"format": CELL_FORMAT, "recipe": asked, "metric": metric})
+        asked[part] = {key: value for key, value in asked.get(part, {}).items() if key not in names}
+    return canonical_hash({"format": CELL_FORMAT, "recipe": _asked(asked), "metric": metric})
+
+
+def _asked(value: Any) -> Any:
+    """`value` without the keys, at any depth, that hold nothing."""
+    if isinstance(value, dict):
+        kept = {key: _asked(inner) for key, inner in value.items()}
+        return {key: inner for key, inner in kept.items() if inner is not None and inner != [] and inner != {}}
+    return [_asked(item) for item in value] if isinstance(value, list) else value
 
 
 def fill_in(recipe: Recipe, where: str) -> Recipe:

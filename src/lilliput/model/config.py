@@ -8,6 +8,9 @@ from typing import Any
 
 from lilliput.errors import ModelError
 
+FAMILIES = ("llama", "pangu")
+PANGU = "lilliput_pangu"  # the model_type of PanGu-π blocks, whose class each model directory brings along
+BY_FAMILY = -1  # of `shortcut` and `series`: what the family has by default
 INITS = ("constant", "gpt2", "gpt2-residual", "internlm", "depth", "fan-in")
 
 # Keys of foreign configurations that change what the model computes and that we do not implement:
@@ -40,6 +43,10 @@ class ModelConfig:
     """A Llama-shaped decoder. Sizes count elements: `width` is the residual stream, `ffn` the hidden
     size of the SwiGLU, `context` the trained number of positions.
 
+    family: "llama", or "pangu" for PanGu-π blocks (pangu.py). Of these, `shortcut` is the bottleneck of the augmented
+    shortcut, 0 for none, and `series` the number of the activation's terms, 1 for the plain one. Left at BY_FAMILY they
+    are settled here: 0 and 1 for llama, `default_shortcut` and 2 for pangu.
+
     Raises ModelError for a shape that cannot be computed or that `transformers` would refuse to load.
     """
 
@@ -59,6 +66,8 @@ class ModelConfig:
     attention_bias: bool = False
     mlp_bias: bool = False
     family: str = "llama"
+    shortcut: int = BY_FAMILY
+    series: int = BY_FAMILY
     init: str = "fan-in"
 
     def __post_init__(self) -> None:
@@ -86,17 +95,45 @@ class ModelConfig:
                 where="model.heads",
                 mend="choose heads that divides width (head_dim may be set apart)",
             )
-        if self.family != "llama":
-            raise ModelError(f"unknown model family {self.family!r}", where="model.family", mend="use llama")
+        if self.family not in FAMILIES:
+            raise ModelError(
+                f"unknown model family {self.family!r}", where="model.family", mend=f"one of {', '.join(FAMILIES)}"
+            )
+        self._settle_blocks()
         if self.init not in INITS:
             raise ModelError(
                 f"unknown initialisation {self.init!r}", where="model.init", mend=f"one of {', '.join(INITS)}"
             )
 
+    def _settle_blocks(self) -> None:
+        """Give `shortcut` and `series` their numbers, and refuse those that the family cannot have."""
+        pangu = self.family == "pangu"
+        for name, value in (("shortcut", default_shortcut(self.width) if pangu else 0), ("series", 2 if pangu else 1)):
+            if getattr(self, name) == BY_FAMILY:
+                object.__setattr__(self, name, value)
+        if self.shortcut < 0:
+            raise ModelError(
+                f"shortcut is {self.shortcut}; it is a bottleneck's size", where="model.shortcut", mend="0 for none"
+            )
+        if self.series not in (1, 2):
+            raise ModelError(
+                f"series is {self.series}; more than two terms would start alike and stay alike",
+                where="model.series",
+                mend="2, or 1 for the plain activation",
+            )
+        blocks = self.shortcut > 0 or self.series > 1
+        if blocks and not pangu:
+            name = "shortcut" if self.shortcut else "series"
+            raise ModelError("a plain llama has no PanGu-π blocks", where=f"model.{name}", mend="use family=pangu")
+        if pangu and not blocks:
+            raise ModelError(
+                "a pangu without shortcut and series is a llama", where="model.family", mend="use family=llama"
+            )
+
     def layer_matrix_parameters(self) -> int:
-        """Weights in the seven matrices of one layer."""
+        """Weights in the matrices of one layer: seven, and two of the shortcut where there is one."""
         attention = 2 * self.width * self.head_dim * (self.heads + self.kv_heads)
-        return attention + 3 * self.width * self.ffn
+        return attention + 3 * self.width * self.ffn + 2 * self.width * self.shortcut
 
     def matrix_parameters(self) -> int:
         """Weights multiplied with every token: all layers' matrices and the head (whether tied or not), not
@@ -110,16 +147,17 @@ class ModelConfig:
             biases += self.head_dim * (self.heads + 2 * self.kv_heads) + self.width
         if self.mlp_bias:
             biases += 2 * self.ffn + self.width
-        layer = self.layer_matrix_parameters() + biases + 2 * self.width
+        series = 2 * self.series * self.ffn if self.series > 1 else 0
+        layer = self.layer_matrix_parameters() + biases + series + 2 * self.width
         tables = self.vocab_size * self.width * (1 if self.tied else 2)
         return self.depth * layer + tables + self.width
 
     def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
         """The `config.json` of the same model in transformers. Versions 4 and 5 spell the rotary base and the
-        dtype differently; both spellings are written, each reader ignores the other's."""
+        dtype differently; both spellings are written, each reader ignores the other's. A family that transformers
+        does not know names its own class (`auto_map`), which must lie beside (export/blocks)."""
         return {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
+            **self._hf_class(),
             "vocab_size": self.vocab_size,
             "hidden_size": self.width,
             "intermediate_size": self.ffn,
@@ -145,18 +183,34 @@ class ModelConfig:
             "torch_dtype": dtype,
         }
 
+    def _hf_class(self) -> dict[str, Any]:
+        if self.family == "llama":
+            return {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+        return {
+            "architectures": ["LilliputPanguForCausalLM"],
+            "model_type": PANGU,
+            "auto_map": {
+                "AutoConfig": f"configuration_{PANGU}.LilliputPanguConfig",
+                "AutoModel": f"modeling_{PANGU}.LilliputPanguModel",
+                "AutoModelForCausalLM": f"modeling_{PANGU}.LilliputPanguForCausalLM",
+            },
+            "shortcut_size": self.shortcut,
+            "activation_series": self.series,
+        }
+
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
-        """Read a Llama `config.json`. An absent key means transformers' default.
+        """Read the `config.json` of a Llama or of our own PanGu-π. An absent key means transformers' default.
 
         Raises ModelError that names whatever this decoder does not implement.
         """
-        if raw.get("model_type") != "llama":
+        if raw.get("model_type") not in ("llama", PANGU):
             raise ModelError(
                 f"model_type {raw.get('model_type')!r} is not supported",
                 where=where,
-                mend="give a model whose model_type is llama",
+                mend=f"give a model whose model_type is llama or {PANGU}",
             )
+        pangu = raw["model_type"] == PANGU
         rope = _rope(raw, where)
         for key in _UNSUPPORTED:
             if key != "rope_scaling" and raw.get(key):
@@ -187,11 +241,21 @@ class ModelConfig:
                 norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
                 attention_bias=bool(raw.get("attention_bias", False)),
                 mlp_bias=bool(raw.get("mlp_bias", False)),
+                family="pangu" if pangu else "llama",
+                shortcut=int(raw.get("shortcut_size", 0)) if pangu else 0,
+                series=int(raw.get("activation_series", 1)) if pangu else 1,
             )
         except (TypeError, ValueError, ZeroDivisionError) as error:
             raise ModelError(
                 f"a size in the model's configuration is not usable: {error}", where=where
             ) from error
+
+
+def default_shortcut(width: int) -> int:
+    """The bottleneck of the augmented shortcut: width / 32 (2312.17276 §5.1), but at least 8, in steps of 8; of 32 from
+    32 on, since quantisers take rows in blocks of 32 and the second matrix has rows of this length."""
+    step = 32 if width >= 32 * 32 else 8
+    return max(8, round(width / 32 / step) * step)
 
 
 def _rope(raw: Mapping[str, Any], where: str) -> float:

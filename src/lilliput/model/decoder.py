@@ -1,4 +1,4 @@
-"""The decoder: Llama-shaped, its tensors named as Hugging Face names them.
+"""The decoder: Llama-shaped, with PanGu-π blocks where asked, its tensors named as Hugging Face names them.
 
 The names come from the modules' names, so `state_dict()` is already the content of `model.safetensors`.
 """
@@ -12,6 +12,7 @@ from lilliput.model.config import ModelConfig
 from lilliput.model.gemm import linear
 from lilliput.model.layers import Block, Linear, RMSNorm, rope_table
 from lilliput.model.loss import cross_entropy
+from lilliput.model.pangu import PanguBlock
 
 
 class Embedding(nn.Embedding):
@@ -30,7 +31,8 @@ class Body(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.width)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.depth))
+        block = PanguBlock if config.family == "pangu" else Block
+        self.layers = nn.ModuleList(block(config) for _ in range(config.depth))
         self.norm = RMSNorm(config.width, config.norm_eps)
         cos, sin = rope_table(config.context, config.head_dim, config.rope_theta)
         self.register_buffer("cos", cos, persistent=False)

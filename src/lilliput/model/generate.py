@@ -5,6 +5,8 @@ At width 256 a token is some tens of microseconds of arithmetic, so what counts 
 that follow them, q, k, v joined, gate and up joined, and the rotary pairs of q and k made neighbours, so that
 turning them is one complex product. The logits are the decoder's up to rounding. A token reads every weight once, so
 memory sets the pace of the products: oneDNN spreads even a single row over the threads, where MKL uses one.
+PanGu-π blocks take no further products: a shortcut's matrices are joined to qkv and to the attention's output, which
+leaves a GELU and a joining of rows; the terms of an activation are computed side by side, two calls more.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from lilliput.errors import ConfigError, ModelError
 from lilliput.model.decoder import Decoder
 from lilliput.model.gemm import product, usable
 from lilliput.model.layers import Attention, Block
+from lilliput.model.pangu import Series, Shortcut
 
 
 def _neighbours(rows: Tensor, heads: int, head_dim: int) -> Tensor:
@@ -51,6 +54,25 @@ class _Layer:
         biased = mlp.gate_proj.bias is not None
         self.gate_up_bias = torch.cat((mlp.gate_proj.bias, mlp.up_proj.bias)) if biased else None
         self.down, self.down_bias = mlp.down_proj.weight, mlp.down_proj.bias
+        self.shortcut = 0
+        if (shortcut := getattr(attention, "shortcut", None)) is not None:
+            self._join(shortcut, block.input_layernorm.weight)
+        self.series: tuple[Tensor, Tensor] | None = None
+        if isinstance(series := getattr(mlp, "act_fn", None), Series):
+            scale_2F = torch.stack((series.scale_1, series.scale_2))
+            self.series = scale_2F, torch.stack((series.shift_1, series.shift_2))
+
+    def _join(self, shortcut: Shortcut, scale_D: Tensor) -> None:
+        """Set the shortcut's first matrix below qkv and its second beside the attention's output."""
+        inner = shortcut.in_proj.weight * scale_D
+        outer = shortcut.out_proj.weight
+        # An odd bottleneck is filled up: rows of odd length could not be read as complex pairs.
+        odd = inner.shape[0] % 2
+        self.shortcut = inner.shape[0] + odd
+        self.qkv = torch.cat((self.qkv, F.pad(inner, (0, 0, 0, odd))))
+        if self.qkv_bias is not None:
+            self.qkv_bias = F.pad(self.qkv_bias, (0, self.shortcut))
+        self.out = torch.cat((self.out, F.pad(outer, (0, odd))), dim=1)
 
 
 class Generator:
@@ -98,7 +120,8 @@ class Generator:
     def _attend(self, x_ND: Tensor, layer: _Layer, cache: Tensor, turn_TE: Tensor) -> Tensor:
         config, start, length = self.config, self.position, x_ND.shape[0] // self.batch
         heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
-        qkv = self.linear(self._norm(x_ND), layer.qkv, layer.qkv_bias)
+        wide = self.linear(self._norm(x_ND), layer.qkv, layer.qkv_bias)
+        qkv = wide[:, : -layer.shortcut] if layer.shortcut else wide
         qkv_BTHE = qkv.view(self.batch, length, heads + 2 * kv_heads, head_dim)
         qk_BTHE, v_BTKE = qkv_BTHE[:, :, : heads + kv_heads], qkv_BTHE[:, :, heads + kv_heads :]
         pairs = torch.view_as_complex(qk_BTHE.float().view(*qk_BTHE.shape[:-1], head_dim // 2, 2))
@@ -116,11 +139,18 @@ class Generator:
                 q_BHTE, k_BKTE, v_BKTE, is_causal=True, enable_gqa=heads != kv_heads
             )
             out_ND = out_BHTE.transpose(1, 2).reshape(x_ND.shape[0], -1)
+        if layer.shortcut:
+            out_ND = torch.cat((out_ND, F.gelu(wide[:, -layer.shortcut :])), dim=1)
         return x_ND + self.linear(out_ND, layer.out, layer.out_bias)
 
     def _transform(self, x_ND: Tensor, layer: _Layer) -> Tensor:
         gate_NF, up_NF = self.linear(self._norm(x_ND), layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
-        return x_ND + self.linear(F.silu(gate_NF).mul_(up_NF), layer.down, layer.down_bias)
+        if layer.series is None:
+            hidden_NF = F.silu(gate_NF)
+        else:
+            scale_2F, shift_2F = layer.series
+            hidden_NF = F.silu(torch.addcmul(shift_2F, gate_NF[:, None], scale_2F), inplace=True).sum(1)
+        return x_ND + self.linear(hidden_NF.mul_(up_NF), layer.down, layer.down_bias)
 
 
 @torch.inference_mode()

@@ -18,6 +18,7 @@ from lilliput.model.decoder import Decoder
 SIGMA = 0.02  # GPT-2's; the paper does not print its own (2402.02791 §3.1)
 
 _RESIDUAL_OUTPUTS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
+_ZERO = (".bias", ".shortcut.out_proj.weight", ".act_fn.shift_1", ".act_fn.shift_2", ".act_fn.scale_2")
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
@@ -32,6 +33,9 @@ def sigma(name: str, shape: tuple[int, ...], kind: str, depth: int) -> float:
     PanGu-π Pro's others (2402.02791 §3.1, App. B): "gpt2": σ/√(2·depth) for every matrix of a layer. "internlm":
     that for the attention's output and the MLP's gate alone. "depth": queries and keys fall from √2·σ in the first
     layer to σ in the last, values and attention outputs rise from σ/√2 to σ, linearly in the layer; the MLP has σ.
+
+    The first matrix of a PanGu-π shortcut is of no kind's exceptions: "gpt2" scales it as every matrix of a layer, the
+    others leave it at σ or 1/√inputs. (The second starts at zero.)
     """
     base = SIGMA if kind != "fan-in" else 1 / math.sqrt(shape[1])
     layer = _LAYER.match(name)
@@ -62,15 +66,16 @@ def _by_depth(name: str, place: float) -> float:
 
 
 def initialise(model: Decoder, seed: int) -> None:
-    """Fill the model by its `config.init`: matrices normal, norms one, biases zero. In place."""
+    """Fill the model by its `config.init`: matrices normal, norms one, biases zero. PanGu-π's additions start as
+    nothing (pangu.py), so that the model is the plain one with the same seed. In place."""
     config = model.config
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim == 2:
+            if parameter.ndim == 2 and not name.endswith(_ZERO):
                 key = hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16]
                 stream = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
                 values = stream.standard_normal(tuple(parameter.shape), dtype=np.float32)
                 values *= sigma(name, tuple(parameter.shape), config.init, config.depth)
                 parameter.copy_(torch.from_numpy(values))
             else:
-                parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
+                parameter.fill_(0.0 if name.endswith(_ZERO) else 1.0)

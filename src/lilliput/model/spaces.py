@@ -15,7 +15,7 @@ from lilliput.model.config import ModelConfig
 if TYPE_CHECKING:
     from lilliput.model.decoder import Decoder
 
-SPACES = ("vocab", "hidden", "ffn", "head", "kv_head", "layer")
+SPACES = ("vocab", "hidden", "ffn", "head", "kv_head", "bottleneck", "layer")
 
 # A query head belongs to one key-value head: cutting kv_head cuts its `heads / kv_heads` query heads.
 PARENT = {"head": "kv_head"}
@@ -43,6 +43,7 @@ def sizes(config: ModelConfig) -> dict[str, int]:
         "ffn": config.ffn,
         "head": config.heads,
         "kv_head": config.kv_heads,
+        "bottleneck": config.shortcut,
         "layer": config.depth,
     }
 
@@ -74,6 +75,12 @@ def templates(config: ModelConfig) -> dict[str, tuple[Axis, ...]]:
             mlp + "up_proj.bias": (ffn,),
             mlp + "down_proj.bias": (hidden,),
         }
+    if config.shortcut:
+        bottleneck = Axis("bottleneck")
+        table[attention + "shortcut.in_proj.weight"] = (bottleneck, hidden)
+        table[attention + "shortcut.out_proj.weight"] = (hidden, bottleneck)
+    for term in range(1, config.series + 1) if config.series > 1 else ():
+        table |= {mlp + f"act_fn.scale_{term}": (ffn,), mlp + f"act_fn.shift_{term}": (ffn,)}
     if not config.tied:
         table["lm_head.weight"] = (vocab, hidden)
     return table

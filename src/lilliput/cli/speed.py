@@ -1,0 +1,176 @@
+"""`lilliput speed`: how fast models write here, and with how much memory."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from lilliput.cli import options
+from lilliput.cli.outcome import Answer
+
+if TYPE_CHECKING:
+    from lilliput.model.config import ModelConfig
+
+_COLUMNS = ("model", "parameters", "batch", "tok/s a sequence", "tok/s in all", "first token", "peak memory")
+
+
+class Target(NamedTuple):
+    """What is measured. name: as the row shows it. folder: the model directory, None for random weights."""
+
+    name: str
+    shape: ModelConfig
+    folder: Path | None
+
+
+def speed(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL|PLAN…", help="A model directory, a run's folder, a plan or a recipe.", show_default=False
+        ),
+    ],
+    batch: Annotated[
+        list[int] | None, typer.Option(help="Texts at once; may be repeated.", min=1, show_default="1 and 20")
+    ] = None,
+    prefix: Annotated[int, typer.Option(help="Tokens read first.")] = 2,
+    new: Annotated[int, typer.Option(help="Tokens written.")] = 510,
+    repeats: Annotated[int, typer.Option(help="Timed runs; the median counts.")] = 5,
+    warmups: Annotated[int, typer.Option(help="Runs before them.")] = 2,
+    dtype: Annotated[str, typer.Option(help="`fp32` or `bf16`.")] = "fp32",
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads.", min=1, max=1024, show_default="all cores, or OMP_NUM_THREADS")
+    ] = None,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Answer:
+    """Measure decoding speed: random or given weights, greedy, each model in a process of its own."""
+    options.be_quiet(quiet)
+    from lilliput.device import machine, pick_device, versions
+    from lilliput.evaluate.speed import BATCHES, check_dtype, check_protocol
+
+    protocol = {"prefix": prefix, "new": new, "repeats": repeats, "warmups": warmups}
+    check_protocol(**protocol)
+    check_dtype(dtype, pick_device(device))
+    targets = [find(name) for name in models]
+    _warn_of_threads(threads)
+    how = {"device": device, "dtype": dtype, "threads": threads, **protocol}
+    rows = [
+        _measure(target, size, {**how, "title": None if quiet else f"{target.name}, batch {size}"})
+        for target in targets
+        for size in dict.fromkeys(batch or BATCHES)
+    ]
+    data = {"rows": rows, "protocol": protocol, "machine": machine(), "versions": versions()}
+    return Answer(data, table(rows, protocol))
+
+
+def find(name: str) -> Target:
+    """The model, plan or recipe that a person means; ConfigError or ModelError where there is none."""
+    from lilliput.errors import ConfigError, nearest
+    from lilliput.recipe import load_recipe, shipped
+
+    path = options.model_folder(Path(name))
+    if path.is_dir() and ((path / "config.json").exists() or name not in shipped()):
+        return _given(path)
+    if not path.is_file() and name not in shipped():
+        close = nearest(name, list(shipped()))
+        kinds = f"give a model directory, a plan's file or a recipe: {', '.join(shipped())}"
+        mend = f"did you mean {close}?" if close else kinds
+        raise ConfigError(f"no model, plan or recipe called {name!r}", where="lilliput speed", mend=mend)
+    from lilliput.plan.search import derive_shape
+
+    recipe = load_recipe(name)
+    shown = str(path.absolute()) if path.is_file() else name
+    if recipe.source:
+        return Target(shown, _given(options.model_folder(Path(recipe.source))).shape, None)
+    return Target(shown, derive_shape(recipe), None)
+
+
+def _given(folder: Path) -> Target:
+    from lilliput.errors import ModelError
+    from lilliput.export.hf import read_config
+
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            "there is no model here: config.json is absent",
+            where=str(folder),
+            mend="give the folder that `lilliput make` printed, or a Hugging Face model folder",
+        )
+    return Target(str(folder.absolute()), read_config(folder / "config.json"), folder)
+
+
+def _measure(target: Target, batch: int, how: dict[str, Any]) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from lilliput.evaluate.speed import measure_apart, speed_of_shape
+    from lilliput.export.weights import read_weights
+
+    if target.folder is None:
+        found = speed_of_shape(target.shape, batch=batch, **how)
+    else:
+        found = measure_apart(partial(read_weights, target.folder, target.shape), batch=batch, **how)
+    return {
+        "model": target.name,
+        "weights": "random" if target.folder is None else "given",
+        "parameters": target.shape.parameters(),
+        **found.to_dict(),
+        "shape": asdict(target.shape),
+    }
+
+
+def _warn_of_threads(threads: int | None) -> None:
+    from lilliput.progress import warn
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if threads is not None and threads > cores:
+        warn(f"{threads} threads on {cores} cores: they will wait for one another")
+
+
+def table(rows: list[dict[str, Any]], protocol: dict[str, int]) -> str:
+    """The rows for people, and under them what they mean."""
+    lines = [_COLUMNS, *(_cells(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
+    shown = ["  ".join(_padded(line, widths)).rstrip() for line in lines]
+    first = rows[0]
+    shown += [
+        "",
+        f"{first['device']}, {first['dtype']}, {_counted(first['threads'], 'thread')}; "
+        f"{protocol['prefix']} prefix and {protocol['new']} new tokens, greedy; "
+        f"median of {_counted(protocol['repeats'], 'run')} after {protocol['warmups']} to warm up",
+        "peak memory: what loading and writing took beyond the process without a model",
+    ]
+    if any(row["rewinds"] for row in rows):
+        shown.append("*: the text outgrows the context; each time it is full, its last half is read again")
+    return "\n".join(shown)
+
+
+def _padded(line: tuple[str, ...], widths: list[int]) -> list[str]:
+    name, *numbers = line
+    return [name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True))]
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    peak = row["peak_mb"]
+    return (
+        _short(row["model"]) + ("*" if row["rewinds"] else ""),
+        f"{row['parameters']:,}",
+        str(row["batch"]),
+        f"{row['per_sequence']:,.0f}",
+        f"{row['total']:,.0f}",
+        f"{row['first_token_ms']:.1f} ms",
+        "unknown" if peak is None else f"{peak:,.1f} MB",
+    )
+
+
+def _short(name: str) -> str:
+    """A path as people would type it from here."""
+    path = Path(name)
+    return str(path.relative_to(Path.cwd())) if path.is_absolute() and path.is_relative_to(Path.cwd()) else name

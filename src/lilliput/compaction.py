@@ -16,7 +16,8 @@ from lilliput.corpus.report import ReadReport
 from lilliput.corpus.sources import read_source as read_text
 from lilliput.errors import ConfigError, TokenizerError
 from lilliput.export.compacted import has_model, measure_tables, write_compacted
-from lilliput.plan.rules import MAX_SHARE, rule_size, rule_vocabulary, share
+from lilliput.plan.rules import MAX_SHARE, rule_size, share
+from lilliput.plan.search import rule_vocabulary
 from lilliput.progress import Progress, say, warn
 from lilliput.recipe import Recipe, SourceSpec
 from lilliput.report.tokenizer_page import compact_page

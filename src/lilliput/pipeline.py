@@ -26,7 +26,8 @@ from lilliput.export.weights import WEIGHTS, read_weights, write_weights
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
 from lilliput.model.init import initialise
-from lilliput.plan.rules import derive_shape, describe
+from lilliput.plan.rules import describe
+from lilliput.plan.search import derive_shape
 from lilliput.progress import configure, say
 from lilliput.recipe import Recipe, build_recipe
 from lilliput.results import FILES, Made, finish, places, score_on_the_way

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from lilliput.errors import ConfigError, nearest
 
 _SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([kKmMgGbBtT]?)\s*$")
+_BYTES = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([kKMG]?)(B|iB)\s*$")
 _FACTOR = {"": 1, "k": 1_000, "m": 1_000_000, "g": 10**9, "b": 10**9, "t": 10**12}
 
 
@@ -32,6 +33,17 @@ def parse_size(value: object) -> object:
 
 
 Size = Annotated[int, BeforeValidator(parse_size)]
+
+
+def parse_bytes(value: object) -> object:
+    """`8MB`, `8M` → 8,000,000 and `8MiB` → 8,388,608; anything else is left for the type check to refuse."""
+    if isinstance(value, str) and (match := _BYTES.match(value)):
+        power = " kmg".index((match[2] or " ").lower())
+        return round(float(match[1]) * (1024 if match[3] == "iB" else 1000) ** power)
+    return parse_size(value)
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 
 
 class _Settings(BaseModel):
@@ -86,12 +98,21 @@ class Budget(_Settings):
     """What the device allows."""
 
     params: Size | None = Field(None, ge=20_000, le=20_000_000_000, description="ceiling on stored parameters, e.g. 8M")
+    bytes: Bytes | None = Field(None, ge=10_000, description="ceiling on the weights' bytes on the device, e.g. 8MB")
+    bits: Literal[16, 8, 4] | None = Field(None, description="bits a weight on the device, for `bytes`; none: 16")
+    speed: float | None = Field(None, gt=0, le=1e9, description="tokens a second to write on this machine, batch 1")
+
+    @model_validator(mode="after")
+    def _bits_need_bytes(self) -> Budget:
+        if self.bits is not None and self.bytes is None:
+            raise ValueError("bits say how `budget.bytes` is counted: give budget.bytes too")
+        return self
 
 
 class ModelSettings(_Settings):
     """The shape; each dimension left out follows from the budget."""
 
-    family: Literal["llama"] = Field("llama", description="the block: `llama`")
+    family: Literal["llama", "pangu"] = Field("llama", description="the block: `llama`, or `pangu` (PanGu-π)")
     depth: int | None = Field(None, ge=1, le=512, description="layers")
     width: int | None = Field(None, ge=8, le=65_536, description="hidden size")
     heads: int | None = Field(None, ge=1, le=1024, description="attention heads")

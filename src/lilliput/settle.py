@@ -10,7 +10,7 @@ from lilliput.corpus.sources import source_identity
 from lilliput.errors import ConfigError
 from lilliput.export.hf import load_model_dir
 from lilliput.model.config import ModelConfig
-from lilliput.plan.rules import derive_shape
+from lilliput.plan.search import derive_shape
 from lilliput.recipe import ModelSettings, Recipe, SourceSpec, build_recipe
 from lilliput.store import canonical_hash, file_hash
 from lilliput.tokenizer.compact import check_size

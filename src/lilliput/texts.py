@@ -11,7 +11,7 @@ from lilliput.compaction import compact_for_run, read_recipe_source, tokenizer_p
 from lilliput.corpus.build import build_corpus
 from lilliput.corpus.documents import Documents
 from lilliput.corpus.shards import pack
-from lilliput.plan.rules import derive_shape
+from lilliput.plan.search import derive_shape
 from lilliput.progress import count, say
 from lilliput.recipe import Recipe
 from lilliput.store import Stage

@@ -1,4 +1,4 @@
-"""The rules give shapes that keep the budget, use it, and refuse what cannot be."""
+"""The search gives shapes that keep the budget, use it, and refuse what cannot be."""
 
 import pytest
 from hypothesis import given, settings
@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from lilliput.errors import ConfigError
 from lilliput.model.decoder import Decoder
-from lilliput.plan.rules import MAX_SHARE, derive_shape, describe
+from lilliput.plan.rules import MAX_SHARE, describe, table_share
+from lilliput.plan.search import derive_shape
 from lilliput.recipe import Recipe, build_recipe
 
 
@@ -26,8 +27,7 @@ def test_every_budget_is_kept_and_used(params: int) -> None:
     assert shape.width % shape.heads == 0
     assert shape.head_dim % 2 == 0
     assert shape.vocab_size % 64 == 0
-    share = shape.vocab_size * shape.width * (1 if shape.tied else 2) / shape.parameters()
-    assert share <= 1.25 * MAX_SHARE
+    assert table_share(shape) <= 1.25 * MAX_SHARE
 
 
 @settings(max_examples=20, deadline=None)
@@ -79,4 +79,5 @@ def test_the_named_least_budget_does_fit() -> None:
 
 
 def test_the_description_names_the_shape() -> None:
-    assert "7 layers × 96" in describe(derive_shape(recipe()))
+    shape = derive_shape(recipe())
+    assert f"{shape.depth} layers × {shape.width}, {shape.heads} heads" in describe(shape)

@@ -1,0 +1,232 @@
+"""The shapes that keep a budget, best first.
+
+For each width: the depths that use the budget up within the usual expansions, each with the largest feed-forward
+that fits. They are ranked by what runs have shown (`prior`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from lilliput.errors import ConfigError, UserError
+from lilliput.model.config import ModelConfig
+from lilliput.plan.limits import Limit, Rate, limits_of, parameters_within
+from lilliput.plan.prior import Prior, shipped_prior
+from lilliput.plan.rules import DEFAULT_PARAMS, MAX_SHARE, rule_size
+from lilliput.plan.shapes import Frame, check_heads
+from lilliput.recipe import Recipe
+
+_MAX_DEPTH, _MAX_WIDTH = 512, 16_384
+_HEAD_DIMS = (16, 32, 64, 128)
+# Shares of the greatest depth that are looked at besides, for the front of speed against quality.
+_SHALLOWER = (0.75, 0.5, 0.33, 0.2, 0.1)
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A shape and what is expected of it: `loss`, the logarithm of bits per byte up to a constant (lower is better)."""
+
+    shape: ModelConfig
+    loss: float
+
+
+def derive_shape(recipe: Recipe, vocab_size: int | None = None, rate: Rate | None = None) -> ModelConfig:
+    """The best shape for a recipe; its dimensions are checked before any work.
+
+    vocab_size: the tokenizer's length once it is known (else the vocabulary is derived too). rate: the speed of a
+    shape on this machine, measured where the budget needs it and none is given. Raises ConfigError where nothing
+    fits, naming what binds and the nearest that does.
+    """
+    return search(recipe, vocab_size, rate)[0].shape
+
+
+def search(
+    recipe: Recipe, vocab_size: int | None = None, rate: Rate | None = None, prior: Prior | None = None
+) -> list[Ranked]:
+    """Every shape that keeps the budget and uses it up, best first. Arguments and errors as for `derive_shape`."""
+    check_heads(recipe)
+    vocab = vocab_size or recipe.tokenizer.vocab_size
+    limits = _limits(recipe, rate)
+    found = list(_candidates(recipe, limits, vocab))
+    if not found:
+        raise _nothing_fits(recipe, limits, vocab)
+    return rank(found, prior or shipped_prior())
+
+
+def rank(shapes: Sequence[ModelConfig], prior: Prior) -> list[Ranked]:
+    """Best first; of equals the smaller first, so that the order is the same everywhere."""
+    scored = [Ranked(shape, round(prior.loss(shape), 6)) for shape in shapes]
+    return sorted(scored, key=lambda one: (one.loss, one.shape.parameters(), one.shape.width, one.shape.heads))
+
+
+def explore(recipe: Recipe, found: Sequence[Ranked], prior: Prior) -> list[Ranked]:
+    """Shallower shapes beside those found: they keep the budget without using it up, and are faster."""
+    deepest: dict[int, ModelConfig] = {}
+    for one in found:
+        known = deepest.get(one.shape.width)
+        if known is None or one.shape.depth > known.depth:
+            deepest[one.shape.width] = one.shape
+    if recipe.model.depth:
+        return []
+    more = {
+        replace(shape, depth=max(1, round(share * shape.depth))) for shape in deepest.values() for share in _SHALLOWER
+    }
+    return rank(sorted(more - {one.shape for one in found}, key=repr), prior)
+
+
+def rule_vocabulary(recipe: Recipe) -> int:
+    """`rule_size` for the shape that `recipe` asks for, before its vocabulary is known."""
+    shape = derive_shape(recipe)
+    tables = 1 if shape.tied else 2
+    budget = recipe.budget.params
+    # Under a budget the body is what the vocabulary leaves of it; else it is as given.
+    body = (1 - MAX_SHARE) * budget if budget else shape.parameters() - tables * shape.vocab_size * shape.width
+    return rule_size(tables * shape.width, int(body))
+
+
+def _limits(recipe: Recipe, rate: Rate | None) -> list[Limit]:
+    """The recipe's limits; the usual size where it has none and leaves the shape open."""
+    budget, asked = recipe.budget, recipe.model
+    if budget.speed is not None and rate is None:
+        from lilliput.plan.latency import rate_here
+
+        rate = rate_here()
+    limits = limits_of(budget, rate)
+    if limits or (asked.width and asked.depth):
+        return limits
+    return limits_of(budget.model_copy(update={"params": DEFAULT_PARAMS}), None)
+
+
+def _candidates(recipe: Recipe, limits: Sequence[Limit], vocab: int | None) -> Iterator[ModelConfig]:
+    size = _size(recipe, limits)
+    for width in _widths(recipe, size):
+        frames = _frames(recipe, width, size, vocab)
+        shapes = [shape for frame in frames for shape in _filled(frame, limits)]
+        if frames and not shapes and not recipe.model.width:
+            return  # what does not fit in one layer of this width fits in no wider one
+        yield from shapes
+
+
+def _size(recipe: Recipe, limits: Sequence[Limit]) -> int | None:
+    """About the parameters of the model that is looked for; None where the width alone tells."""
+    asked = recipe.model
+    if not limits and asked.width and asked.depth:
+        return round(12 * asked.width**2 * asked.depth / (1 - MAX_SHARE))
+    return parameters_within(limits, recipe.budget.bits or 16)
+
+
+def _widths(recipe: Recipe, size: int | None) -> Iterator[int]:
+    if recipe.model.width:
+        yield recipe.model.width
+        return
+    step = recipe.model.heads * 2 if recipe.model.heads else 16 if size and size < 300_000 else 32
+    limit = _MAX_WIDTH if size is None else max(step, int(size**0.5))
+    width = step
+    while width <= limit:
+        yield width
+        width += step if width < 1024 else max(step, 128 // step * step)
+
+
+def _frames(recipe: Recipe, width: int, size: int | None, vocab: int | None) -> list[Frame]:
+    """A frame, and where speed counts also those with fewer key-value heads; none where the heads do not divide."""
+    try:
+        plain = Frame(recipe, width, size=size, vocab=vocab)
+    except UserError:
+        if recipe.model.width:
+            raise
+        return []
+    if recipe.budget.speed is None or recipe.model.kv_heads:
+        return [plain]
+    fewer = [plain.heads // group for group in (2, 4, 8) if plain.heads % group == 0]
+    return [plain, *(Frame(recipe, width, size=size, vocab=vocab, kv_heads=kv_heads) for kv_heads in fewer)]
+
+
+def _filled(frame: Frame, limits: Sequence[Limit]) -> Iterator[ModelConfig]:
+    """The shapes of a frame that use the budget up, deepest first; heads of other sizes among them."""
+    fixed = frame.recipe.model.depth
+    if not limits:
+        yield frame.shape(fixed or 1, frame.usual_ffn())
+        return
+
+    def fits(depth: int, ffn: int) -> bool:
+        return all(limit.holds(frame.shape(depth, ffn)) for limit in limits)
+
+    sizes = frame.ffn_sizes()
+    narrow = partial(fits, ffn=sizes[0])
+    if fixed:
+        depth = fixed if narrow(fixed) else 0
+    else:
+        depth = _largest(_MAX_DEPTH, narrow)
+    while depth >= 1:
+        best = _largest(len(sizes), lambda place, at=depth: fits(at, sizes[place - 1]))  # type: ignore[misc]
+        shape = frame.shape(depth, sizes[best - 1])
+        yield from (other for other in _with_heads(frame, shape) if all(limit.holds(other) for limit in limits))
+        if fixed or best == len(sizes):
+            return  # a shallower one would leave a part of the budget unused
+        depth -= 1
+
+
+def _with_heads(frame: Frame, shape: ModelConfig) -> Iterator[ModelConfig]:
+    """The shape, and with heads of other usual sizes where that is free (all else stays as it is)."""
+    yield shape
+    asked = frame.recipe.model
+    if asked.heads or asked.head_dim or asked.kv_heads or shape.kv_heads != shape.heads:
+        return
+    for size in _HEAD_DIMS:
+        if size != shape.head_dim and shape.width % size == 0 and size < shape.width:
+            heads = shape.width // size
+            yield replace(shape, heads=heads, kv_heads=heads, head_dim=size)
+
+
+def _largest(high: int, holds: Callable[[int], bool]) -> int:
+    """The largest n in 1 … high that holds, 0 if not even 1 does; what holds for n holds for all below."""
+    low = 0
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low
+
+
+def _nothing_fits(recipe: Recipe, limits: Sequence[Limit], vocab: int | None) -> ConfigError:
+    """Say which limit binds and the nearest one that would do."""
+    asked = recipe.model
+    names = ("width", "depth", "heads", "kv_heads", "head_dim", "expansion")
+    fixed = [f"model.{name}" for name in names if getattr(asked, name)]
+    fixed += ["tokenizer.vocab_size"] if vocab else []
+    blame = f" with {', '.join(fixed)} as given" if fixed else ""
+    eased = [(index, least) for index in range(len(limits)) if (least := _eased(recipe, limits, index, vocab))]
+    if not eased:
+        said = " and ".join(limit.said() for limit in limits)
+        return ConfigError(
+            f"no shape{blame} keeps {said} together", where=limits[0].key, mend="ease both, or free a dimension"
+        )
+    index, least = min(eased, key=lambda one: one[1].ceiling / limits[one[0]].ceiling)
+    others = [limit for other, limit in enumerate(limits) if other != index]
+    beside = f" and {' and '.join(limit.said() for limit in others)}" if others else ""
+    return ConfigError(
+        f"no shape{blame} keeps {limits[index].said()}{beside}",
+        where=limits[index].key,
+        mend=f"{least.setting()} does, or free a dimension" if fixed else f"{least.setting()} does",
+    )
+
+
+def _eased(recipe: Recipe, limits: Sequence[Limit], index: int, vocab: int | None) -> Limit | None:
+    """The limit at `index` eased just so far, within 1 %, that a shape fits beside the others; None if even 1,000
+    times does not help."""
+
+    def fits(ceiling: float) -> bool:
+        tried = [limit.at(ceiling) if place == index else limit for place, limit in enumerate(limits)]
+        return next(_candidates(recipe, tried, vocab), None) is not None
+
+    low = limits[index].ceiling
+    high = 2 * low
+    while not fits(high):
+        low, high = high, 2 * high
+        if high > 1000 * limits[index].ceiling:
+            return None
+    while high - low > 0.01 * high:
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return limits[index].at(high)

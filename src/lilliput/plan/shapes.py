@@ -1,0 +1,120 @@
+"""From what a recipe fixes and what is still free to a shape that can be built."""
+
+from __future__ import annotations
+
+import math
+
+from lilliput.errors import ConfigError
+from lilliput.model.config import ModelConfig
+from lilliput.plan.rules import (
+    EXPANSION,
+    EXPANSION_RANGE,
+    default_context,
+    ffn_step,
+    usual_head_dim,
+    usual_size,
+    usual_vocabulary,
+    usually_tied,
+)
+from lilliput.recipe import Recipe
+
+
+def check_heads(recipe: Recipe) -> None:
+    """Refuse heads that cannot be, before any search. Raises ConfigError."""
+    asked = recipe.model
+    if asked.width and asked.heads and asked.width % asked.heads:
+        fits = [heads for heads in range(1, asked.width + 1) if asked.width % heads == 0]
+        near = min(fits, key=lambda heads: abs(heads - (asked.heads or 1)))
+        raise ConfigError(
+            f"width {asked.width} does not divide into {asked.heads} heads",
+            where="model.heads",
+            mend=f"for example model.heads={near}",
+        )
+    if asked.heads and asked.kv_heads and asked.heads % asked.kv_heads:
+        raise ConfigError(
+            f"{asked.kv_heads} key/value heads do not divide {asked.heads} heads",
+            where="model.kv_heads",
+            mend=f"for example model.kv_heads={math.gcd(asked.heads, asked.kv_heads)}",
+        )
+    if asked.head_dim and asked.head_dim % 2:
+        raise ConfigError(
+            f"head_dim {asked.head_dim} is odd; rotary positions turn pairs of channels",
+            where="model.head_dim",
+            mend=f"model.head_dim={asked.head_dim + 1}",
+        )
+
+
+class Frame:
+    """The shapes of one width: what the recipe fixes is fixed, the rest follows but depth and FFN size.
+
+    size: the parameters that the model will have about (a budget, or what is usual at this width): context, tied
+    tables, rounding and the vocabulary follow from it. Raises ConfigError where the recipe's heads do not
+    divide the width.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        width: int,
+        *,
+        size: int | None,
+        vocab: int | None,
+        heads: int | None = None,
+        kv_heads: int | None = None,
+    ) -> None:
+        asked = recipe.model
+        self.recipe, self.width = recipe, width
+        self.size = size or usual_size(width)
+        self.heads = heads or asked.heads or width // (asked.head_dim or usual_head_dim(width)) or 1
+        self.kv_heads = kv_heads or asked.kv_heads or self.heads
+        self.head_dim = asked.head_dim or width // self.heads
+        if self.head_dim % 2 or width % self.heads:
+            raise ConfigError(
+                f"width {width} with {self.heads} heads leaves no even number of channels a head",
+                where="model.width",
+                mend=f"for example model.width={math.ceil(width / (2 * self.heads)) * 2 * self.heads}",
+            )
+        if self.heads % self.kv_heads:
+            raise ConfigError(
+                f"{self.kv_heads} key/value heads do not divide the {self.heads} heads of width {width}",
+                where="model.kv_heads",
+                mend=f"for example model.kv_heads={math.gcd(self.heads, self.kv_heads)}",
+            )
+        self.tied = asked.tied if asked.tied is not None else usually_tied(self.size)
+        self.vocab = vocab or usual_vocabulary(width, self.size, self.tied)
+        self.step = ffn_step(self.size)
+
+    def ffn_sizes(self) -> range:
+        """The feed-forward sizes to choose from, smallest first: the one asked, or those of the usual expansions."""
+        if expansion := self.recipe.model.expansion:
+            ffn = max(1, round(self.width * expansion))
+            return range(ffn, ffn + 1)
+        low, high = (bound * self.width / self.step for bound in EXPANSION_RANGE)
+        least = max(1, math.ceil(low))
+        return range(least * self.step, max(least, math.floor(high)) * self.step + 1, self.step)
+
+    def usual_ffn(self) -> int:
+        """The feed-forward size that is asked, or that of the usual expansion."""
+        sizes = self.ffn_sizes()
+        return min(sizes, key=lambda size: abs(size - EXPANSION * self.width))
+
+    def shape(self, depth: int, ffn: int) -> ModelConfig:
+        """The shape of `depth` layers with a feed-forward size of `ffn`."""
+        asked = self.recipe.model
+        return ModelConfig(
+            vocab_size=self.vocab,
+            depth=depth,
+            width=self.width,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            ffn=ffn,
+            bos_id=0,
+            eos_id=0,
+            tied=self.tied,
+            context=asked.context or default_context(self.size),
+            rope_theta=asked.rope_theta,
+            attention_bias=asked.biases,
+            family=asked.family,
+            init=asked.init,
+        )

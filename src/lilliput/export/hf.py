@@ -1,5 +1,6 @@
-"""The model directory: the Hugging Face layout, which AutoModelForCausalLM loads with none of our code,
-plus `lilliput.json` (what made the model) and a model card."""
+"""The model directory: the Hugging Face layout, which AutoModelForCausalLM loads with none of our code, plus
+`lilliput.json` (what made the model) and a model card. A family that transformers does not know brings its class along
+as two files, which `trust_remote_code=True` lets it run."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from lilliput.errors import ModelError
+from lilliput.export.blocks import class_files
 from lilliput.export.weights import WEIGHTS, read_weights, write_weights
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
@@ -30,7 +32,9 @@ def save_model_dir(
         write_json(
             folder / "generation_config.json", {"bos_token_id": config.bos_id, "eos_token_id": config.eos_id}
         )
-        write_json(folder / "lilliput.json", info)
+        for name, text in class_files(config.family).items():
+            (folder / name).write_text(text, encoding="utf-8")
+        write_json(folder / "lilliput.json", {**info, **_ships(config)})
         write_weights(folder / WEIGHTS, model)
         tokenizer.save(folder, model_max_length=config.context)
         (folder / "README.md").write_text(card or _short_card(config), encoding="utf-8")
@@ -38,7 +42,7 @@ def save_model_dir(
 
 
 def load_model_dir(path: Path | str, device: torch.device | str = "cpu") -> tuple[Decoder, Tokenizer]:
-    """Read a model directory of ours or of a transformers Llama, as fp32 on `device`.
+    """Read a model directory of ours (of any family) or of a transformers Llama, as fp32 on `device`.
 
     Raises ModelError where it is none, uses what this decoder does not implement, or is damaged.
     """
@@ -76,7 +80,16 @@ def check_fit(config: ModelConfig, tokenizer: Tokenizer, where: str) -> None:
         )
 
 
+def _ships(config: ModelConfig) -> dict[str, Any]:
+    """What `lilliput.json` says of a class that lies in the directory; nothing where transformers knows the family."""
+    own = sorted(class_files(config.family))
+    return {"own_class": {"files": own, "load": "trust_remote_code=True"}} if own else {}
+
+
 def _short_card(config: ModelConfig) -> str:
+    own = config.family != "llama"
+    trust = ", trust_remote_code=True" if own else ""
+    kind = "Llama-shaped with PanGu-π blocks, whose class lies in this folder" if own else "Llama-shaped"
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation
@@ -85,13 +98,13 @@ tags: [lilliput]
 
 # A tiny language model
 
-Llama-shaped: {config.parameters():,} parameters, {config.depth} layers of width {config.width}, vocabulary
+{kind}: {config.parameters():,} parameters, {config.depth} layers of width {config.width}, vocabulary
 {config.vocab_size}, context {config.context}. Made by Lilliput; `lilliput.json` says how.
 
 ```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained(".")
-tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForCausalLM.from_pretrained("."{trust})
+tokenizer = AutoTokenizer.from_pretrained("."{trust})
 ```
 """

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lilliput.report.text import interval_text, load_lines
+from lilliput.report.text import interval_text, load_lines, own_class
 
 
 def model_card(results: Mapping[str, Any]) -> str:
@@ -14,7 +14,7 @@ def model_card(results: Mapping[str, Any]) -> str:
     held, tokenizer, cost = results["held_out"], results["tokenizer"], results["cost"]
     # Names alone: a card is published, and folders of the machine it was made on are nobody's business.
     sources = ", ".join(f"`{Path(spec['source']).name}`" for spec in results["recipe"]["corpus"])
-    use = "\n\n".join(f"{label}\n\n```\n{code}\n```" for label, code in load_lines("."))
+    use = "\n\n".join(f"{label}\n\n```\n{code}\n```" for label, code in load_lines(".", own_class(results)))
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation

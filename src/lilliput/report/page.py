@@ -11,7 +11,7 @@ from lilliput.progress import duration
 from lilliput.report.chart import Row, Series, dot_chart, line_chart
 from lilliput.report.look import bullets, card, html_page, note, tiles
 from lilliput.report.scale import thin
-from lilliput.report.text import amount, flatten, interval_text, load_lines
+from lilliput.report.text import amount, flatten, interval_text, load_lines, own_class
 
 
 def run_page(results: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
@@ -149,7 +149,7 @@ def _use(results: Mapping[str, Any]) -> str:
     if not path:
         return ""
     return "".join(
-        f"{note(label)}<pre>{escape(code)}</pre>" for label, code in load_lines(str(path))
+        f"{note(label)}<pre>{escape(code)}</pre>" for label, code in load_lines(str(path), own_class(results))
     )
 
 

@@ -55,17 +55,23 @@ def interval_text(held: Mapping[str, Any], *, brief: bool = False) -> str:
     return f"95 % interval over documents: {low:.4f} to {high:.4f}."
 
 
-def load_lines(path: str) -> list[tuple[str, str]]:
-    """How to use the model directory `path`: what for, and the lines to type."""
+def own_class(results: Mapping[str, Any]) -> bool:
+    """Whether the model of these results is of a family that `transformers` does not know, and brings its class."""
+    return (results.get("shape") or {}).get("family", "llama") != "llama"
+
+
+def load_lines(path: str, own: bool = False) -> list[tuple[str, str]]:
+    """How to use the model directory `path`: what for, and the lines to type. own: as `own_class` says."""
     quoted = shlex.quote(path)
+    trust = ", trust_remote_code=True" if own else ""
     return [
         ("Write with it", f'lilliput generate {quoted} --prompt "Once"'),
         ("Measure it on other text", f"lilliput evaluate {quoted} --text FILE"),
         ("Train it further", f"lilliput make from={quoted} corpus=FILE"),
         (
-            "Load it with transformers",
+            "Load it with transformers" + (", which runs the class that lies in the folder" if own else ""),
             "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
-            f'model = AutoModelForCausalLM.from_pretrained("{path}")\n'
-            f'tokenizer = AutoTokenizer.from_pretrained("{path}")',
+            f'model = AutoModelForCausalLM.from_pretrained("{path}"{trust})\n'
+            f'tokenizer = AutoTokenizer.from_pretrained("{path}"{trust})',
         ),
     ]

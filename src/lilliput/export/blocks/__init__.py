@@ -1,0 +1,20 @@
+"""Classes for `transformers`, for families that it does not know: each model directory takes its files along.
+
+They import torch and transformers alone, and nothing here imports them: they are read as text and written beside the
+weights, where `auto_map` in config.json names them.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from lilliput.model.config import PANGU
+
+_FILES = {"pangu": (f"configuration_{PANGU}.py", f"modeling_{PANGU}.py")}
+
+
+def class_files(family: str) -> dict[str, str]:
+    """The files, name to text, that a model directory of this family must hold; none for a family that transformers
+    knows."""
+    folder = files(__name__)
+    return {name: (folder / name).read_text(encoding="utf-8") for name in _FILES.get(family, ())}

@@ -22,6 +22,8 @@ from lilliput.cli.evaluate import evaluate
 from lilliput.cli.generate import generate
 from lilliput.cli.make import make
 from lilliput.cli.outcome import Answer, Failure, finish, guarded, stdout_for_answer
+from lilliput.cli.plan import plan
+from lilliput.cli.speed import speed
 from lilliput.cli.study import study_list, study_run, study_show, study_status
 from lilliput.cli.tokenizer import tokenizer_count, tokenizer_merge, tokenizer_train
 
@@ -40,7 +42,7 @@ app = typer.Typer(
 tokenizer = typer.Typer(help="Tokenizers: learn, count, cut down, compare.", **_PLAIN)
 study = typer.Typer(help="Compare arms × seeds of a recipe, with intervals and a verdict.", **_PLAIN)
 
-_VERBS: tuple[Callable[..., Answer], ...] = (make, generate, chat, evaluate, doctor)
+_VERBS: tuple[Callable[..., Answer], ...] = (make, plan, generate, chat, evaluate, speed, doctor)
 _STUDY_VERBS: dict[str, Callable[..., Answer]] = {
     "list": study_list,
     "run": study_run,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from lilliput.model.config import ModelConfig
+from lilliput.plan.cost import weight_bytes
 from lilliput.recipe import Budget
 
 # Tokens a second that a shape writes on this machine, one sequence at a time.
@@ -51,8 +52,6 @@ def limits_of(budget: Budget, rate: Rate | None) -> list[Limit]:
     if budget.params is not None:
         limits.append(Limit("budget.params", budget.params, lambda shape: shape.parameters()))
     if budget.bytes is not None:
-        from lilliput.plan.cost import weight_bytes
-
         bits = budget.bits or 16
         limits.append(Limit("budget.bytes", budget.bytes, lambda shape: weight_bytes(shape, bits)))
     if budget.speed is not None and rate is not None:

@@ -11,6 +11,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,11 +109,15 @@ def fit(runs: Sequence[Run]) -> Prior:
     counts = np.concatenate([np.zeros(0), *(one.counts for one in groups)])
     weight = 1 / (_MISFIT**2 + noise**2 / counts)
     begin = np.concatenate([start, np.zeros(len(groups))])
-    mean, covariance = _posterior(X, y, weight, begin, certain)
-    # A square below zero would send the best shape to infinity: it is held at none, and the rest fitted anew.
-    bent = np.array([term.name.endswith("²") for term in TERMS] + [False] * len(groups)) & (mean < 0)
-    if bent.any():
-        mean, covariance = _posterior(X, y, weight, np.where(bent, 0, begin), np.where(bent, 1e12, certain))
+    squares = np.array([term.name.endswith("²") for term in TERMS] + [False] * len(groups))
+    held = np.zeros_like(squares)
+    while True:
+        # A square below zero would send the best shape to infinity: it is held at none, and the rest fitted anew.
+        mean, covariance = _posterior(X, y, weight, np.where(held, 0, begin), np.where(held, 1e12, certain))
+        bent = squares & ~held & (mean < 0)
+        if not bent.any():
+            break
+        held |= bent
     terms = slice(0, len(TERMS))
     informed = tuple(sum(int(one.varies[place]) for one in groups) for place in range(len(TERMS)))
     return Prior(mean[terms], covariance[terms, terms], _MISFIT, noise, informed, tuple(runs))
@@ -123,6 +128,35 @@ def _posterior(X: Floats, y: Floats, weight: Floats, begin: Floats, certain: Flo
     the mean `begin` and the precision `certain`."""
     covariance: Floats = np.linalg.inv(X.T @ (weight[:, None] * X) + np.diag(certain)).astype(np.float64)
     return covariance @ (X.T @ (weight * y) + certain * begin), covariance
+
+
+def fitted(prior: Prior) -> list[dict[str, Any]]:
+    """The runs that the prior was fitted from, by group and shape: bits per byte measured (the seeds' effects out) and
+    fitted. Groups of a single shape tell nothing and are left out."""
+    answer = []
+    for members in _by_group(prior.runs):
+        group = _levels(members)
+        if len(group.shapes) < 2:
+            continue
+        gaps = group.values - group.features @ prior.mean
+        level = float(np.average(gaps, weights=group.counts))
+        rows = [
+            {
+                "arm": next(run.arm for run in members if run.shape == shape),
+                "depth": shape.depth,
+                "width": shape.width,
+                "expansion": shape.ffn / shape.width,
+                "head_dim": shape.head_dim,
+                "vocab": shape.vocab_size,
+                "parameters": shape.parameters(),
+                "seeds": int(count),
+                "bits_per_byte": math.exp(value),
+                "fitted": math.exp(level + prior.loss(shape)),
+            }
+            for shape, value, count in zip(group.shapes, group.values, group.counts, strict=True)
+        ]
+        answer.append({"studies": sorted({run.study for run in members}), "shapes": rows})
+    return answer
 
 
 @dataclass(frozen=True)
@@ -140,7 +174,7 @@ class _Group:
     @property
     def varies(self) -> NDArray[np.bool_]:
         """Which features differ within the group."""
-        return self.features.max(0) - self.features.min(0) > 1e-9
+        return np.asarray(self.features.max(0) - self.features.min(0) > 1e-9)
 
 
 def _by_group(runs: Sequence[Run]) -> list[list[Run]]:
@@ -160,10 +194,11 @@ def _levels(members: Sequence[Run]) -> _Group:
     )
     values = np.log([run.bits_per_byte for run in members])
     solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
+    effects = solution[len(shapes) :]
     return _Group(
         shapes,
         np.stack([features(shape) for shape in shapes]),
-        solution[: len(shapes)].astype(np.float64),
+        (solution[: len(shapes)] + effects.mean()).astype(np.float64),
         design[:, : len(shapes)].sum(0),
         float(np.square(values - design @ solution).sum()),
         len(members) - int(rank),

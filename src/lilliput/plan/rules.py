@@ -34,7 +34,7 @@ def usual_size(width: int) -> int:
     A layer has about 12·width² parameters and the tables a fifth of the whole, so N = 15·width²·depth with
     depth = width / aspect(N), solved for N.
     """
-    return round((15 * width**3 / 20.0 * 1e6**0.21) ** (1 / 1.21))
+    return round(math.pow(15 * width**3 / 20.0 * 1e6**0.21, 1 / 1.21))
 
 
 def rule_size(row: int, body: int) -> int:

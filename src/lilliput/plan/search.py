@@ -14,7 +14,7 @@ from lilliput.errors import ConfigError, UserError
 from lilliput.model.config import ModelConfig
 from lilliput.plan.limits import Limit, Rate, limits_of, parameters_within
 from lilliput.plan.prior import Prior, shipped_prior
-from lilliput.plan.rules import DEFAULT_PARAMS, MAX_SHARE, rule_size
+from lilliput.plan.rules import DEFAULT_PARAMS, MAX_SHARE, rule_size, usual_size
 from lilliput.plan.shapes import Frame, check_heads
 from lilliput.recipe import Recipe
 
@@ -100,36 +100,43 @@ def _limits(recipe: Recipe, rate: Rate | None) -> list[Limit]:
 
 
 def _candidates(recipe: Recipe, limits: Sequence[Limit], vocab: int | None) -> Iterator[ModelConfig]:
-    size = _size(recipe, limits)
-    for width in _widths(recipe, size):
-        frames = _frames(recipe, width, size, vocab)
+    room = _room(recipe, limits)
+    for width in _widths(recipe, room):
+        frames = _frames(recipe, width, _size(width, room, limits), vocab)
         shapes = [shape for frame in frames for shape in _filled(frame, limits)]
         if frames and not shapes and not recipe.model.width:
             return  # what does not fit in one layer of this width fits in no wider one
         yield from shapes
 
 
-def _size(recipe: Recipe, limits: Sequence[Limit]) -> int | None:
-    """About the parameters of the model that is looked for; None where the width alone tells."""
+def _room(recipe: Recipe, limits: Sequence[Limit]) -> int | None:
+    """About the parameters that the model may have; None where only its speed is limited."""
     asked = recipe.model
     if not limits and asked.width and asked.depth:
         return round(12 * asked.width**2 * asked.depth / (1 - MAX_SHARE))
     return parameters_within(limits, recipe.budget.bits or 16)
 
 
-def _widths(recipe: Recipe, size: int | None) -> Iterator[int]:
+def _size(width: int, room: int | None, limits: Sequence[Limit]) -> int:
+    """About the parameters of a model of this width: it fills its room, unless a speed may keep it smaller."""
+    if room is not None and all(limit.key != "budget.speed" for limit in limits):
+        return room
+    return min(room or usual_size(width), usual_size(width))
+
+
+def _widths(recipe: Recipe, room: int | None) -> Iterator[int]:
     if recipe.model.width:
         yield recipe.model.width
         return
-    step = recipe.model.heads * 2 if recipe.model.heads else 16 if size and size < 300_000 else 32
-    limit = _MAX_WIDTH if size is None else max(step, int(size**0.5))
+    step = recipe.model.heads * 2 if recipe.model.heads else 16 if room and room < 300_000 else 32
+    limit = _MAX_WIDTH if room is None else max(step, int(room**0.5))
     width = step
     while width <= limit:
         yield width
         width += step if width < 1024 else max(step, 128 // step * step)
 
 
-def _frames(recipe: Recipe, width: int, size: int | None, vocab: int | None) -> list[Frame]:
+def _frames(recipe: Recipe, width: int, size: int, vocab: int | None) -> list[Frame]:
     """A frame, and where speed counts also those with fewer key-value heads; none where the heads do not divide."""
     try:
         plain = Frame(recipe, width, size=size, vocab=vocab)

@@ -12,7 +12,6 @@ from lilliput.plan.rules import (
     default_context,
     ffn_step,
     usual_head_dim,
-    usual_size,
     usual_vocabulary,
     usually_tied,
 )
@@ -47,7 +46,7 @@ def check_heads(recipe: Recipe) -> None:
 class Frame:
     """The shapes of one width: what the recipe fixes is fixed, the rest follows but depth and FFN size.
 
-    size: the parameters that the model will have about (a budget, or what is usual at this width): context, tied
+    size: the parameters that the model will have, about: context, tied
     tables, rounding and the vocabulary follow from it. Raises ConfigError where the recipe's heads do not
     divide the width.
     """
@@ -57,14 +56,14 @@ class Frame:
         recipe: Recipe,
         width: int,
         *,
-        size: int | None,
+        size: int,
         vocab: int | None,
         heads: int | None = None,
         kv_heads: int | None = None,
     ) -> None:
         asked = recipe.model
         self.recipe, self.width = recipe, width
-        self.size = size or usual_size(width)
+        self.size = size
         self.heads = heads or asked.heads or width // (asked.head_dim or usual_head_dim(width)) or 1
         self.kv_heads = kv_heads or asked.kv_heads or self.heads
         self.head_dim = asked.head_dim or width // self.heads

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from lilliput.errors import ConfigError
-from lilliput.lab.spec import cell_hash, cells_of, fill_in, find_study, read_study, setting, studies_shipped
+from lilliput.lab.grid import cell_hash, cells_of, fill_in
+from lilliput.lab.spec import find_study, read_study, setting, studies_shipped
 from lilliput.lab.study import list_studies, load_study, study_status
 from lilliput.store import read_json
 

@@ -136,21 +136,39 @@ def pooled_seed_variance(values: Mapping[tuple[str, int], float]) -> SeedVarianc
     (A − 1)(n − 1), and cells may be missing. Source: randomised complete blocks (Montgomery, Design and
     Analysis of Experiments, §4.1), which is what "the same seed shares initialisation and data order" makes.
     """
-    arms = sorted({arm for arm, _ in values})
-    seeds = sorted({seed for _, seed in values})
-    design = np.zeros((len(values), len(arms) + len(seeds)))
-    measured = np.empty(len(values))
-    for row, ((arm, seed), value) in enumerate(values.items()):
-        design[row, arms.index(arm)] = 1
-        design[row, len(arms) + seeds.index(seed)] = 1
-        measured[row] = value
     if not len(values):
         return SeedVariance(math.nan, 0)
+    design, measured, _ = _additive(values)
     dof = len(values) - int(np.linalg.matrix_rank(design))
     if dof < 1:
         return SeedVariance(math.nan, 0)
     fitted = design @ np.linalg.lstsq(design, measured, rcond=None)[0]
     return SeedVariance(2 * float(((measured - fitted) ** 2).sum()) / dof, dof)
+
+
+def _additive(values: Mapping[tuple[str, int], float]) -> tuple[Array, Array, list[str]]:
+    """Design, measurements and arms of `value = arm + seed + noise`: a column an arm, then a column a seed."""
+    arms = sorted({arm for arm, _ in values})
+    seeds = sorted({seed for _, seed in values})
+    design = np.zeros((len(values), len(arms) + len(seeds)))
+    for row, (arm, seed) in enumerate(values):
+        design[row, arms.index(arm)] = 1
+        design[row, len(arms) + seeds.index(seed)] = 1
+    return design, np.array(list(values.values()), np.float64), arms
+
+
+def arm_levels(values: Mapping[tuple[str, int], float]) -> dict[str, float]:
+    """What each arm would have at the average seed, where some arms have more seeds than others.
+
+    values: by (arm, seed). The arm's effect in the additive model of `pooled_seed_variance`; with the same seeds
+    for all it is the arm's mean. Without this an arm that has only an easy seed would look better than it is.
+    """
+    if not len(values):
+        return {}
+    design, measured, arms = _additive(values)
+    effects = np.linalg.lstsq(design, measured, rcond=None)[0]
+    average_seed = effects[len(arms) :].mean()
+    return {arm: float(effects[index] + average_seed) for index, arm in enumerate(arms)}
 
 
 @dataclass(frozen=True)

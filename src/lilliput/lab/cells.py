@@ -20,7 +20,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from lilliput.evaluate.statistics import Scores
-from lilliput.lab.spec import Cell, Study, fill_in
+from lilliput.lab.grid import Cell, fill_in
+from lilliput.lab.spec import Study
+from lilliput.progress import say
 from lilliput.report.scale import thin
 from lilliput.store import Store, read_json, write_atomic
 from lilliput.train.metrics import read_metrics
@@ -43,6 +45,12 @@ def finished(folder: Path, cell: Cell) -> dict[str, Any] | None:
     """The finished cell with these very settings, if there is one."""
     found = read_cell(folder, cell)
     return found if found is not None and found["hash"] == cell.hash else None
+
+
+def complete(study: Study, folder: Path, cell: Cell) -> bool:
+    """Whether nothing is left to measure in a cell: it has finished, and has its speed if the study asks for that."""
+    found = finished(folder, cell)
+    return found is not None and not (study.speed and not found.get("speed"))
 
 
 def _failure_file(folder: Path, cell: Cell) -> Path:
@@ -97,7 +105,18 @@ def taken(folder: Path, cell: Cell) -> Iterator[bool]:
 
 
 def measure(study: Study, cell: Cell, folder: Path, store: Store, device: str) -> dict[str, Any]:
-    """Run one cell to its end, going on where a killed run stopped, and write its file."""
+    """Run one cell to its end, going on where a killed run stopped, and write its file.
+
+    A cell that has finished and lacks only its speed is not trained again.
+    """
+    found = finished(folder, cell) or _train(study, cell, folder, store, device)
+    if study.speed and not found.get("speed"):
+        found = {**found, "speed": _speeds(found["shape"], device)}
+        write_atomic(cell_file(folder, cell), dump(found))
+    return found
+
+
+def _train(study: Study, cell: Cell, folder: Path, store: Store, device: str) -> dict[str, Any]:
     # Here, not above: `study list` and `show` answer without loading all that training needs.
     from lilliput.pipeline import make
 
@@ -110,6 +129,17 @@ def measure(study: Study, cell: Cell, folder: Path, store: Store, device: str) -
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
     _failure_file(folder, cell).unlink(missing_ok=True)
     return found
+
+
+def _speeds(shape: dict[str, Any], device: str) -> list[dict[str, Any]]:
+    """How fast a model of this shape writes here, by the paper's protocol: random weights, so that the trained ones
+    need not be at hand, in a fresh process."""
+    from lilliput.evaluate.speed import BATCHES, speed_of_shape
+    from lilliput.model.config import ModelConfig
+
+    config = ModelConfig(**{name: value for name, value in shape.items() if name != "summary"})
+    say("measuring how fast it writes")
+    return [speed_of_shape(config, batch=batch, device=device, title="writing").to_dict() for batch in BATCHES]
 
 
 def _record(study: Study, cell: Cell, results: dict[str, Any], run: Path, wall: float) -> dict[str, Any]:

@@ -1,32 +1,23 @@
-"""What a study is: a question, the arms that differ, the seeds, and the claims declared before any run.
+"""What a study is: a question, the arms that differ, the seeds, and what is claimed before any run.
 
-A study is a YAML file (docs/studies.md). Its paths may hold environment variables, which are filled in only
-when a cell runs, so that a cell's hash is the same on every machine.
+A study is a YAML file (docs/studies.md).
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lilliput.errors import ConfigError, nearest
+from lilliput.evaluate.correlation import Bound
 from lilliput.evaluate.statistics import Kind
-from lilliput.recipe import Recipe, load_recipe, shipped
-from lilliput.store import canonical_hash
-
-# Raised when what a cell measures changes for the same settings.
-CELL_FORMAT = 1
-# Keys that change what is written and when, never what is measured.
-_FREE = {"train": ("save_every", "eval_every", "tensorboard"), "evaluate": ("prompts", "during")}
-_VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+from lilliput.lab.fields import check_condition, check_field
 
 
 def _as_settings(value: object) -> object:
@@ -52,6 +43,7 @@ def _as_text(value: object) -> object:
     return value if isinstance(value, str) or value is None else json.dumps(value)
 
 
+Seeds = Annotated[list[int], BeforeValidator(_as_seeds)]
 Settings = Annotated[list[str], BeforeValidator(_as_settings)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 ArmName = Annotated[str, BeforeValidator(_as_text)]
@@ -85,6 +77,35 @@ class Claim(_Part):
     text: str = ""
 
 
+class Trend(_Part):
+    """How two quantities go together over the arms: Spearman's ρ of `y` with `x`, and what is claimed of it.
+
+    x: a field of a cell (lab/fields.py). where: which arms count. At most one of at_most, at_least and within,
+    the bound that ρ is claimed to keep; none: ρ is reported, and no verdict given.
+    """
+
+    x: Annotated[str, AfterValidator(check_field)]
+    y: Literal["bits_per_byte", "tokens_per_second", "tokens_per_second_at_20"] = "bits_per_byte"
+    where: Annotated[str, AfterValidator(check_condition)] = ""
+    at_most: float | None = Field(None, ge=-1, le=1)
+    at_least: float | None = Field(None, ge=-1, le=1)
+    within: float | None = Field(None, gt=0, le=1)
+    text: str = ""
+
+    @property
+    def bound(self) -> tuple[Bound, float] | None:
+        """The bound that is claimed, if one is."""
+        kinds: tuple[Bound, ...] = ("at_most", "at_least", "within")
+        given = [(kind, getattr(self, kind)) for kind in kinds if getattr(self, kind) is not None]
+        return given[0] if given else None
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Trend:
+        if sum(value is not None for value in (self.at_most, self.at_least, self.within)) > 1:
+            raise ValueError("give one of at_most, at_least and within")
+        return self
+
+
 class Published(_Part):
     """A figure to stand beside ours, with where it is from."""
 
@@ -105,11 +126,14 @@ class Study(_Part):
     axis: Axis | None = None
     arms: dict[ArmName, Settings] | None = None
     baseline: ArmName | None = None
-    seeds: Annotated[list[int], BeforeValidator(_as_seeds)] = Field([0], min_length=1)
+    seeds: Seeds = Field([0], min_length=1)
+    more_seeds: dict[ArmName, Seeds] = {}
+    speed: bool = False
     metric: Literal["bits_per_byte"] = "bits_per_byte"
     evaluate: list[str] = []
     published: list[Published] = []
     claims: list[Claim] = []
+    correlations: list[Trend] = []
     notes: str = ""
 
     def arm_settings(self) -> dict[str, list[str]]:
@@ -118,6 +142,15 @@ class Study(_Part):
             last = self.axis.key.rpartition(".")[2]
             return {f"{last}={_short(value)}": [setting(self.axis.key, value)] for value in self.axis.values}
         return {name: list(settings) for name, settings in (self.arms or {}).items()}
+
+    def seeds_of(self, arm: str) -> list[int]:
+        """The seeds of one arm: those of all arms, then its own further ones."""
+        more = [seeds for named, seeds in self.more_seeds.items() if self.arm(named) == arm]
+        return list(dict.fromkeys([*self.seeds, *(seed for own in more for seed in own)]))
+
+    def all_seeds(self) -> list[int]:
+        """Every seed that some arm has; first those that all arms have."""
+        return list(dict.fromkeys([*self.seeds, *(seed for own in self.more_seeds.values() for seed in own)]))
 
     def arm(self, named: str) -> str:
         """The arm that a claim names: by its name, or on an axis by its value."""
@@ -150,86 +183,6 @@ def _same(value: object, named: str) -> bool:
         return float(str(value)) == float(named)
     except ValueError:
         return _short(value) == named
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One arm with one seed. settings: what the arm sets. recipe: the whole, its variables not filled in."""
-
-    arm: str
-    seed: int
-    settings: tuple[str, ...]
-    recipe: Recipe
-    hash: str
-
-    @property
-    def stem(self) -> str:
-        """Names the cell's file."""
-        return f"{re.sub(r'[^A-Za-z0-9._=+-]', '_', self.arm)}-seed{self.seed}"
-
-
-def cells_of(study: Study, folder: Path | None = None) -> list[Cell]:
-    """Every cell, all arms of a seed before the next seed, so that an unfinished study is already paired.
-
-    folder: where the study's file lies; a recipe file is looked for there too. Raises ConfigError for a setting
-    that the recipe refuses.
-    """
-    recipe = study.recipe
-    if recipe not in shipped() and folder is not None and (folder / recipe).is_file():
-        recipe = str(folder / recipe)
-    common = [*study.settings]
-    if study.evaluate:
-        common.append(setting("evaluate.text", study.evaluate))
-    cells = []
-    for seed in study.seeds:
-        for arm, own in study.arm_settings().items():
-            filled = load_recipe(recipe, [*common, *own, f"seed={seed}"])
-            cells.append(Cell(arm, seed, tuple(own), filled, cell_hash(filled.to_dict(), study.metric)))
-    return cells
-
-
-def cell_hash(recipe: dict[str, Any], metric: str) -> str:
-    """What identifies a cell: everything its recipe (`Recipe.to_dict()`) asks that changes what is measured.
-
-    What is not asked (null, or an empty list or mapping) is left out, so that a key which a later version of
-    Lilliput adds to the recipe changes no cell that does not use it.
-    """
-    asked = {key: value for key, value in recipe.items() if key != "name"}
-    for part, names in _FREE.items():
-        asked[part] = {key: value for key, value in asked.get(part, {}).items() if key not in names}
-    return canonical_hash({"format": CELL_FORMAT, "recipe": _asked(asked), "metric": metric})
-
-
-def _asked(value: Any) -> Any:
-    """`value` without the keys, at any depth, that hold nothing."""
-    if isinstance(value, dict):
-        kept = {key: _asked(inner) for key, inner in value.items()}
-        return {key: inner for key, inner in kept.items() if inner is not None and inner != [] and inner != {}}
-    return [_asked(item) for item in value] if isinstance(value, list) else value
-
-
-def fill_in(recipe: Recipe, where: str) -> Recipe:
-    """The recipe with environment variables in its paths filled in; ConfigError names one that is not set."""
-
-    def fill(path: str) -> str:
-        def value(match: re.Match[str]) -> str:
-            name = match[1] or match[2]
-            if name not in os.environ:
-                raise ConfigError(
-                    f"{path} needs the environment variable {name}", where=where, mend=f"export {name}=FOLDER"
-                )
-            return os.environ[name]
-
-        return _VARIABLE.sub(value, path)
-
-    values = recipe.to_dict()
-    for spec in values["corpus"]:
-        spec["source"] = fill(spec["source"])
-    values["evaluate"]["text"] = [fill(path) for path in values["evaluate"]["text"]]
-    for holder in (values, values["tokenizer"]):
-        if holder["from"] is not None:
-            holder["from"] = fill(holder["from"])
-    return Recipe.model_validate(values)
 
 
 def studies_shipped() -> dict[str, Path]:
@@ -276,7 +229,7 @@ def read_study(path: Path) -> Study:
 
 def _refuse_unknown(values: dict[str, Any], where: str) -> None:
     parts: list[tuple[str, object, type[BaseModel]]] = [("", values, Study), ("axis.", values.get("axis"), Axis)]
-    for name, kind in (("claims", Claim), ("published", Published)):
+    for name, kind in (("claims", Claim), ("correlations", Trend), ("published", Published)):
         listed = values.get(name)
         parts += [(f"{name}.", item, kind) for item in (listed if isinstance(listed, list) else [])]
     for prefix, given, model in parts:
@@ -300,10 +253,13 @@ def _check(study: Study, where: str) -> None:
         raise refuse("the axis names a value twice", "give each value once")
     if not arms:
         raise refuse("a study needs at least one arm", "add one under `arms:`")
-    if len({cell_name.lower() for cell_name in map(_file_name, arms)}) < len(arms):
+    if len({cell_name.lower() for cell_name in map(file_name, arms)}) < len(arms):
         raise refuse("two arms would share a file", "let their names differ in letters or digits")
     if len(set(study.seeds)) < len(study.seeds):
         raise refuse("a seed is given twice", "give each seed once")
+    _check_more_seeds(study, where)
+    if not study.speed and (asked := [trend.y for trend in study.correlations if trend.y != "bits_per_byte"]):
+        raise refuse(f"a correlation is about {asked[0]}, which is not measured", "add `speed: true`")
     for claim in study.claims:
         if study.arm(claim.arm) == study.arm(claim.versus):
             raise refuse(f"a claim compares {claim.arm} with itself", "name two arms")
@@ -312,5 +268,19 @@ def _check(study: Study, where: str) -> None:
     study.base_arm()
 
 
-def _file_name(arm: str) -> str:
+def _check_more_seeds(study: Study, where: str) -> None:
+    for named, seeds in study.more_seeds.items():
+        if len(study.seeds_of(study.arm(named))) == len(study.seeds):
+            given = ", ".join(map(str, seeds)) or "none"
+            raise ConfigError(
+                f"more_seeds.{named} adds no seed to those of all arms (given: {given})",
+                where=where,
+                mend=f"give more than {len(study.seeds)}, or leave the arm out",
+            )
+        if len(set(seeds)) < len(seeds):
+            raise ConfigError(f"more_seeds.{named}: a seed is given twice", where=where, mend="give each seed once")
+
+
+def file_name(arm: str) -> str:
+    """An arm's name as part of a file's."""
     return re.sub(r"[^A-Za-z0-9._=+-]", "_", arm)

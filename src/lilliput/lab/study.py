@@ -12,11 +12,12 @@ from typing import Any
 
 from lilliput.errors import ConfigError, TrainingError
 from lilliput.evaluate.statistics import t_quantile
-from lilliput.lab.cells import failure, finished, measure, note_failure, read_cell, taken
-from lilliput.lab.spec import Cell, Study, cells_of, fill_in, find_study, read_study, studies_shipped
+from lilliput.lab.cells import complete, failure, finished, measure, note_failure, read_cell, taken
+from lilliput.lab.grid import Cell, cells_of, fill_in
+from lilliput.lab.spec import Study, find_study, read_study, studies_shipped
 from lilliput.lab.summary import summarise_study
 from lilliput.lab.write import table, verdict_lines, write_results
-from lilliput.plan.rules import derive_shape
+from lilliput.plan.search import derive_shape
 from lilliput.progress import duration, say, warn
 from lilliput.store import Store, locked, write_atomic
 
@@ -42,8 +43,8 @@ def list_studies(results: Path | str = RESULTS) -> list[dict[str, Any]]:
                 "name": name,
                 "question": study.question,
                 "arms": len(study.arm_settings()),
-                "seeds": len(study.seeds),
-                "done": sum(finished(folder, cell) is not None for cell in cells),
+                "seeds": len(study.all_seeds()),
+                "done": sum(complete(study, folder, cell) for cell in cells),
                 "total": len(cells),
                 "file": str(file.absolute()),
             }
@@ -115,7 +116,7 @@ class _Session:
         """Take free cells until none is left, or the limits are reached."""
         waiting = False
         while True:
-            left = [cell for cell in self.cells if cell.stem not in self.tried and not finished(self.folder, cell)]
+            left = [cell for cell in self.cells if cell.stem not in self.tried and not self._complete(cell)]
             if not left or self._enough():
                 return
             if not any(self._take(cell) for cell in left):
@@ -125,6 +126,9 @@ class _Session:
                     say(f"waiting for {len(left)} cells that other processes are measuring")
                     waiting = True
                 time.sleep(_POLL_SECONDS)
+
+    def _complete(self, cell: Cell) -> bool:
+        return complete(self.study, self.folder, cell)
 
     def _enough(self) -> bool:
         if self.max_cells is not None and len(self.measured) >= self.max_cells:
@@ -138,11 +142,11 @@ class _Session:
         with taken(self.folder, cell) as free:
             if not free:
                 return False
-            if finished(self.folder, cell):
+            if self._complete(cell):
                 return True
-            if read_cell(self.folder, cell) is not None:
+            if read_cell(self.folder, cell) is not None and not finished(self.folder, cell):
                 say(f"{cell.arm}, seed {cell.seed}: its settings changed, measuring it again")
-            done = sum(finished(self.folder, other) is not None for other in self.cells)
+            done = sum(map(self._complete, self.cells))
             say(f"cell {done + len(self.failed) + 1} of {len(self.cells)}: {cell.arm}, seed {cell.seed}")
             self.tried.add(cell.stem)
             try:
@@ -197,13 +201,13 @@ def study_status(name: str | Path, *, results: Path | str = RESULTS) -> dict[str
     file = find_study(str(name), Path(results))
     study = read_study(file)
     cells, folder = cells_of(study, file.parent), Path(results) / study.name
-    rows = [{"arm": cell.arm, "seed": cell.seed, "state": _state(folder, cell)} for cell in cells]
+    rows = [{"arm": cell.arm, "seed": cell.seed, "state": _state(study, folder, cell)} for cell in cells]
     found = _found(cells, folder)
     left = [cell for cell in cells if (cell.arm, cell.seed) not in found]
     hours = _hours(left, found)
     return {
         "study": study.name,
-        "done": len(found),
+        "done": sum(complete(study, folder, cell) for cell in cells),
         "total": len(cells),
         "running": sum(row["state"] == "running" for row in rows),
         "hours_left": hours,
@@ -212,13 +216,15 @@ def study_status(name: str | Path, *, results: Path | str = RESULTS) -> dict[str
     }
 
 
-def _state(folder: Path, cell: Cell) -> str:
-    if finished(folder, cell):
+def _state(study: Study, folder: Path, cell: Cell) -> str:
+    if complete(study, folder, cell):
         return "done"
     if (folder / ".locks").is_dir():
         with taken(folder, cell) as free:
             if not free:
                 return "running"
+    if finished(folder, cell):
+        return "lacks its speed"
     if failure(folder, cell) is not None:
         return "would not train"
     return "out of date" if read_cell(folder, cell) is not None else "to do"

@@ -18,9 +18,9 @@ from lilliput.evaluate.statistics import (
     summarise,
 )
 from lilliput.lab.cells import scores
-from lilliput.lab.spec import Cell, Claim, Study
-
-Found = Mapping[tuple[str, int], dict[str, Any]]  # (arm, seed) → a finished cell
+from lilliput.lab.correlate import Found, correlate, speeds
+from lilliput.lab.grid import Cell
+from lilliput.lab.spec import Claim, Study
 
 
 def summarise_study(
@@ -42,7 +42,7 @@ def summarise_study(
         row: dict[str, Any] = {"name": arm, "settings": settings, "seeds": len(own), "failed": lost}
         if own:
             gain = None if arm == base else _gain(measured, arm, base, variance)
-            row |= levels[arm].to_dict() | {"gain": gain} | _cost(own)
+            row |= levels[arm].to_dict() | {"gain": gain} | _cost(own) | {"speed": speeds(own)}
         arms.append(row)
     return {
         "study": study.name,
@@ -51,10 +51,12 @@ def summarise_study(
         "settings": list(study.settings),
         "metric": study.metric,
         "seeds": list(study.seeds),
+        "more_seeds": {arm: more for arm in study.arm_settings() if (more := study.seeds_of(arm)[len(study.seeds) :])},
         "baseline": base,
         "cells": {"done": len(found), "failed": len(failed), "total": len(cells)},
         "arms": arms,
         "claims": [_verdict(study, claim, measured, variance) for claim in study.claims],
+        "correlations": [correlate(trend, found) for trend in study.correlations],
         "published": [figure.model_dump() for figure in study.published],
         "failures": [{"arm": arm, "seed": seed, "reason": why} for (arm, seed), why in failed.items()],
         "seed_sd": None if variance.dof == 0 else (variance.value / 2) ** 0.5,

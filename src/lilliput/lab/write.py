@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lilliput.lab.figures import figure, scatters
 from lilliput.lab.spec import TAGS, Study
 from lilliput.progress import count, duration
-from lilliput.recipe import parse_size
-from lilliput.report.chart import Reference, Row, Series, dot_chart, line_chart
 from lilliput.store import write_atomic, write_json
 
-# An axis whose ends differ by more than this factor is drawn on a logarithmic scale.
-_LOG_RATIO = 6
+_ABOUT_CORRELATIONS = (
+    "ρ is Spearman's over the arms, the seeds of an arm averaged; its interval is a bootstrap over arms, p the share "
+    "of random orders with a |ρ| as large. Arms of fixed size differ in several things at once: ρ says what goes "
+    "together, not what causes it."
+)
+_ABOUT_SPEED = (
+    "Tokens a second are those of one text: random weights, 2 tokens read, 510 written, greedy, the median of five "
+    "runs after two, in a process of its own (docs/speed.md)."
+)
 
 
 def write_results(study: Study, summary: dict[str, Any], folder: Path) -> None:
@@ -20,7 +27,10 @@ def write_results(study: Study, summary: dict[str, Any], folder: Path) -> None:
     write_json(folder / "table.json", summary)
     write_atomic(folder / "table.md", table(summary))
     write_atomic(folder / "figure.svg", figure(study, summary) + "\n")
-    write_atomic(folder / "README.md", readme(summary))
+    pictures = scatters(summary)
+    for name, picture in pictures.items():
+        write_atomic(folder / name, picture + "\n")
+    write_atomic(folder / "README.md", readme(summary, list(pictures)))
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -28,6 +38,8 @@ def table(summary: dict[str, Any]) -> str:
     base = summary["baseline"]
     head = ["arm", "bits per byte", f"gain over {base}", "95 % interval", "seeds"]
     head += ["parameters", "tokens", "time a cell"]
+    batches = sorted({batch for arm in summary["arms"] for batch in arm.get("speed", {})}, key=int)
+    head += [f"tokens/s, batch {batch}" for batch in batches]
     lines = [_line(head), _line(["---"] * len(head))]
     for arm in summary["arms"]:
         if not arm["seeds"]:
@@ -47,6 +59,7 @@ def table(summary: dict[str, Any]) -> str:
                     f"{arm['parameters']:,}",
                     count(arm["tokens"]),
                     duration(arm["seconds"]),
+                    *(f"{arm['speed'][batch]:.1f}" if batch in arm["speed"] else "" for batch in batches),
                 ]
             )
         )
@@ -58,7 +71,7 @@ def _line(cells: list[str]) -> str:
 
 
 def verdict_lines(summary: dict[str, Any]) -> list[str]:
-    """One sentence for each claim, the verdict first."""
+    """One sentence for each claim and each correlation, the verdict first."""
     lines = []
     for claim in summary["claims"]:
         effect = claim["effect"]
@@ -70,50 +83,24 @@ def verdict_lines(summary: dict[str, Any]) -> list[str]:
             f"**{claim['verdict']}**: {claim['text']} ({claim['kind']}, δ = {claim['delta']:g}; gain "
             f"{effect['gain']:+.4f}, 95 % interval {effect['low']:+.4f} to {effect['high']:+.4f}, {seeds})"
         )
-    return lines
+    return lines + [_correlation_line(row) for row in summary["correlations"]]
 
 
-def figure(study: Study, summary: dict[str, Any]) -> str:
-    """Bits per byte by arm with 95 % intervals: along the axis where it is of numbers, else a row an arm."""
-    done = [arm for arm in summary["arms"] if arm["seeds"]]
-    references = [
-        Reference(item["label"], float(item["value"]))
-        for item in summary["published"]
-        if item["unit"] == "bits per byte" and isinstance(item["value"], int | float)
-    ]
-    numbers = _numbers(study)
-    if numbers is None:
-        rows = [Row(arm["name"], arm["mean"], arm["low"], arm["high"], index) for index, arm in enumerate(done)]
-        return dot_chart(rows, title=study.name, x_label="bits per byte (lower is better)", references=references)
-    placed = sorted((numbers[arm["name"]], arm["mean"], arm["low"], arm["high"]) for arm in done)
-    x, y, low, high = ([point[i] for point in placed] for i in range(4))
-    positive = [value for value in x if value > 0]
-    log = len(positive) == len(x) > 1 and max(x) / min(x) >= _LOG_RATIO
-    line = Series("bits per byte", x, y, low, high, style="both")
-    return line_chart(
-        [line],
-        title=study.name,
-        x_label=study.axis.key if study.axis else "",
-        y_label="bits per byte (lower is better)",
-        log_x=log,
-        references=references,
-    )
+def _correlation_line(row: dict[str, Any]) -> str:
+    rho = row["rho"]
+    if rho is None:
+        return f"**not measured**: {row['text']} ({row['why']})"
+    found = f"ρ = {rho['rho']:+.2f}, 95 % interval {rho['low']:+.2f} to {rho['high']:+.2f}, p = {rho['p']:.2g}"
+    claim = row["claim"]
+    bound = "" if claim is None else f"{claim['kind'].replace('_', ' ')} {claim['bound']:g}; "
+    return f"**{row['verdict'] or 'no claim'}**: {row['text']} ({bound}{found}, {rho['count']} arms)"
 
 
-def _numbers(study: Study) -> dict[str, float] | None:
-    """The axis' values as numbers by arm; None where the arms do not lie on an axis of numbers."""
-    if study.axis is None:
-        return None
-    values = [parse_size(value) for value in study.axis.values]
-    try:
-        numbers = [float(str(value)) for value in values]
-    except ValueError:
-        return None
-    return dict(zip(study.arm_settings(), numbers, strict=True))
+def readme(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:
+    """Question, verdicts, table, pictures, how it was measured and how to measure it again.
 
-
-def readme(summary: dict[str, Any]) -> str:
-    """Question, verdicts, table, picture, how it was measured and how to measure it again."""
+    pictures: files of the scatters beside `figure.svg`.
+    """
     done, total = summary["cells"]["done"], summary["cells"]["total"]
     parts = [f"# {summary['study']}", summary["question"]]
     if done < total:
@@ -124,11 +111,16 @@ def readme(summary: dict[str, Any]) -> str:
     if lines := verdict_lines(summary):
         parts += ["## Verdict", "\n".join(f"- {line}" for line in lines)]
     parts += ["## Result", table(summary).rstrip(), "![bits per byte by arm](figure.svg)"]
+    parts += [f"![{name.removesuffix('.svg')}]({name})" for name in pictures]
     parts.append(
         "Lower bits per byte are better; a positive gain means that the arm is better. ± is the standard "
         "deviation over seeds. Intervals cover seeds (pooled over the arms) and the choice of documents; "
         "see docs/evaluate.md."
     )
+    if summary["correlations"]:
+        parts.append(_ABOUT_CORRELATIONS)
+    if any(arm.get("speed") for arm in summary["arms"]):
+        parts.append(_ABOUT_SPEED)
     if summary["published"]:
         parts += ["## Published beside", _published(summary["published"])]
     parts += ["## How", _how(summary)]
@@ -147,6 +139,10 @@ def _published(figures: list[dict[str, Any]]) -> str:
 
 def _how(summary: dict[str, Any]) -> str:
     seeds = ", ".join(map(str, summary["seeds"]))
+    more: dict[str, list[str]] = {}
+    for arm, own in summary["more_seeds"].items():
+        more.setdefault(", ".join(map(str, own)), []).append(arm)
+    seeds += "".join(f"; also {own} for {', '.join(arms)}" for own, arms in more.items())
     common = " ".join(summary["settings"])
     lines = [
         f"- command: `lilliput study run {summary['study']}` (`study.yaml` here is what it ran)",

@@ -1,0 +1,93 @@
+"""Do two quantities rise and fall together? Spearman's ρ with its interval, and the verdict on what is claimed.
+
+Needs SciPy (the extra `lab`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lilliput.errors import ConfigError, MissingExtra
+from lilliput.evaluate.statistics import CONFIDENCE, RESAMPLES, Array, Verdict
+
+Bound = Literal["at_most", "at_least", "within"]
+PERMUTATIONS = 10_000
+# Of three points, one order in six is monotone: nothing can be said.
+LEAST = 4
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's ρ over `count` points. low, high: 95 % bootstrap interval. p: of no relation, two-sided."""
+
+    rho: float
+    low: float
+    high: float
+    p: float
+    count: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def spearman(
+    x: npt.ArrayLike,
+    y: npt.ArrayLike,
+    *,
+    confidence: float = CONFIDENCE,
+    permutations: int = PERMUTATIONS,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Correlation:
+    """ρ of two arrays of shape (points,), with average ranks where values tie.
+
+    p: the share of random orders of y with a |ρ| at least as large, the one found counted among them. Interval:
+    percentiles over points drawn with replacement, ranked anew each time; draws in which x or y is constant are
+    left out. Raises ConfigError for fewer than four points or a constant, MissingExtra without SciPy.
+    Source: Efron & Tibshirani, An Introduction to the Bootstrap, §13 and §15.
+    """
+    a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    if len(a) < LEAST:
+        raise ConfigError(f"{len(a)} points have no correlation to speak of", mend=f"give at least {LEAST}")
+    for name, values in (("x", a), ("y", b)):
+        if np.ptp(values) == 0:
+            raise ConfigError(f"{name} has one value only", mend="give points that differ in both")
+    rng = np.random.Generator(np.random.PCG64(seed))
+    rho = float(_rho(a[None], b[None])[0])
+    shuffled = rng.permuted(np.broadcast_to(b, (permutations, len(b))), axis=1)
+    extreme = np.abs(_rho(a[None], shuffled)) >= abs(rho) - 1e-12
+    drawn = rng.integers(0, len(a), size=(resamples, len(a)))
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(_rho(a[drawn], b[drawn]), [tail, 1 - tail])
+    return Correlation(rho, float(low), float(high), float((1 + extreme.sum()) / (1 + permutations)), len(a))
+
+
+def _rho(x: Array, y: Array) -> Array:
+    """ρ of each row of two arrays (rows, points), which may have one row for all; NaN where one is constant."""
+    try:
+        from scipy.stats import rankdata
+    except ImportError:
+        raise MissingExtra("scipy", "lab") from None
+    one, two = rankdata(x, axis=1), rankdata(y, axis=1)
+    one, two = one - one.mean(1, keepdims=True), two - two.mean(1, keepdims=True)
+    size = np.sqrt((one**2).sum(1) * (two**2).sum(1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        rho: Array = np.where(size > 0, (one * two).sum(1) / size, math.nan)
+    return np.clip(rho, -1.0, 1.0)
+
+
+def judge_correlation(kind: Bound, bound: float, found: Correlation) -> Verdict:
+    """The verdict on a bound declared before the runs: ρ ≤ bound, ρ ≥ bound or |ρ| ≤ bound.
+
+    Supported if the interval lies wholly within the bound, not supported if wholly outside, else inconclusive.
+    """
+    low, high = found.low, found.high
+    least, most = {"at_most": (-1.0, bound), "at_least": (bound, 1.0), "within": (-bound, bound)}[kind]
+    if low > most or high < least:
+        return "not supported"
+    return "supported" if least <= low and high <= most else "inconclusive"

@@ -1,0 +1,83 @@
+"""A study's pictures: the arms on one scale, and a scatter of the arms for each correlation."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from lilliput.lab.correlate import WORDS
+from lilliput.lab.spec import Study
+from lilliput.recipe import parse_size
+from lilliput.report.chart import Reference, Row, Series, dot_chart, line_chart
+
+# An axis whose ends differ by more than this factor is drawn on a logarithmic scale.
+_LOG_RATIO = 6
+
+
+def figure(study: Study, summary: dict[str, Any]) -> str:
+    """Bits per byte by arm with 95 % intervals: along the axis where it is of numbers, else a row an arm."""
+    done = [arm for arm in summary["arms"] if arm["seeds"]]
+    references = [
+        Reference(item["label"], float(item["value"]))
+        for item in summary["published"]
+        if item["unit"] == "bits per byte" and isinstance(item["value"], int | float)
+    ]
+    numbers = _numbers(study)
+    if numbers is None:
+        rows = [Row(arm["name"], arm["mean"], arm["low"], arm["high"], index) for index, arm in enumerate(done)]
+        return dot_chart(rows, title=study.name, x_label="bits per byte (lower is better)", references=references)
+    placed = sorted((numbers[arm["name"]], arm["mean"], arm["low"], arm["high"]) for arm in done)
+    x, y, low, high = ([point[i] for point in placed] for i in range(4))
+    line = Series("bits per byte", x, y, low, high, style="both")
+    return line_chart(
+        [line],
+        title=study.name,
+        x_label=study.axis.key if study.axis else "",
+        y_label="bits per byte (lower is better)",
+        log_x=_log(x),
+        references=references,
+    )
+
+
+def _log(x: list[float]) -> bool:
+    return len(x) > 1 and min(x) > 0 and max(x) / min(x) >= _LOG_RATIO
+
+
+def _numbers(study: Study) -> dict[str, float] | None:
+    """The axis' values as numbers by arm; None where the arms do not lie on an axis of numbers."""
+    if study.axis is None:
+        return None
+    values = [parse_size(value) for value in study.axis.values]
+    try:
+        numbers = [float(str(value)) for value in values]
+    except ValueError:
+        return None
+    return dict(zip(study.arm_settings(), numbers, strict=True))
+
+
+def scatters(summary: dict[str, Any]) -> dict[str, str]:
+    """File name and picture of each pair of quantities that the study correlates, the pairs' widest choice of arms."""
+    widest: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in summary["correlations"]:
+        pair = (row["x"], row["y"])
+        if row["points"] and len(row["points"]) > len(widest.get(pair, {"points": []})["points"]):
+            widest[pair] = row
+    return {f"{_slug(x)}-{_slug(y)}.svg": _scatter(row, summary) for (x, y), row in widest.items()}
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", name.lower())
+
+
+def _scatter(row: dict[str, Any], summary: dict[str, Any]) -> str:
+    arms = {arm["name"]: arm for arm in summary["arms"]}
+    points = sorted(row["points"], key=lambda point: float(point["x"]))
+    x, y = ([float(point[name]) for point in points] for name in ("x", "y"))
+    half = None
+    if row["y"] == "bits_per_byte":
+        half = [(arms[point["arm"]]["high"] - arms[point["arm"]]["low"]) / 2 for point in points]
+    low = None if half is None else [value - part for value, part in zip(y, half, strict=True)]
+    high = None if half is None else [value + part for value, part in zip(y, half, strict=True)]
+    series = Series(WORDS[row["y"]], x, y, low, high, style="points")
+    title = f"{summary['study']}: {WORDS[row['y']]} by {row['x']}"
+    return line_chart([series], title=title, x_label=row["x"], y_label=WORDS[row["y"]], log_x=_log(x))

@@ -8,6 +8,7 @@ from typing import Any
 
 from lilliput.errors import TokenizerError
 from lilliput.tokenizer.derivation import last_merges, symbols_of
+from lilliput.tokenizer.sentencepiece_text import FIRST_BLANK
 from lilliput.tokenizer.source import Source, content_of
 from lilliput.tokenizer.spelling import BLANK, BYTE_PIECE
 
@@ -126,7 +127,6 @@ def _characters(source: Source) -> Found:
     if model.get("byte_fallback"):
         yield "byte", spelled
     if _strips_first_piece(source.definition.get("decoder")):
-        # How many blanks it takes away depends on the piece.
         yield "spelling", [piece for piece in vocab if piece.startswith(2 * BLANK)]
     if model.get("byte_fallback") and len(spelled) == 256:
         # Spelled in bytes it would come back as itself, not as a space.
@@ -142,10 +142,12 @@ def _characters(source: Source) -> Found:
 
 
 def _strips_first_piece(decoder: dict[str, Any] | None) -> bool:
-    """Whether a decoder takes every blank off the first piece, as `Metaspace` does."""
+    """Whether how many blanks a decoder takes off the start depends on the first piece: `Metaspace` takes off all of
+    its own, SentencePiece's one where it removes extra blanks."""
     if decoder is None:
         return False
-    return decoder["type"] == "Metaspace" or any(map(_strips_first_piece, decoder.get("decoders") or []))
+    by_piece = decoder["type"] == "Metaspace" or decoder.get("content") == FIRST_BLANK
+    return by_piece or any(map(_strips_first_piece, decoder.get("decoders") or []))
 
 
 def _word_pieces(source: Source) -> Found:

@@ -32,6 +32,8 @@ def normalizer_of(proto: Any) -> dict[str, Any] | None:
 
 # Begins and ends a grapheme, is changed by no map, and stands in no text: no character is assigned there.
 _BREAK = "\ufff0"
+# A blank that a piece begins with, until the pieces are one text; U+2581 by itself could come of bytes.
+FIRST_BLANK = f"{BLANK}{_BREAK}"
 # Steps for entries of several characters in a map of one's own.
 _MOST = 200
 # What belongs to the grapheme of the character before it.
@@ -121,26 +123,37 @@ class _Trie:
 
 def decoder_of(proto: Any, byte_fallback: bool) -> dict[str, Any] | None:
     """U+2581 to blanks, bytes to characters, and what stands before the text removed (a blank that stands after
-    it, where the model puts it there, SentencePiece leaves)."""
+    it, where the model puts it there, SentencePiece leaves).
+
+    SentencePiece takes one blank off the front of a piece as long as there is no text before it: where extra blanks
+    are removed, off one piece after the other; where they are kept, off one piece alone. So for the first kind the
+    blank that a piece begins with is marked until the pieces are one text; the second needs no more than one `Strip`.
+    Numbers that no text is encoded to may differ: bytes that are no character beside some that are (here all become
+    U+FFFD), the byte 0x20 at the start (taken off by `Strip`), and U+2581 and U+FFF0 in bytes (taken for a mark).
+    """
     spec = proto.normalizer_spec
-    steps: list[dict[str, Any]] = [replace(BLANK, " ")]
-    if byte_fallback:
-        steps.append({"type": "ByteFallback"})
+    steps: list[dict[str, Any]] = [{"type": "ByteFallback"}] if byte_fallback else []
     steps.append({"type": "Fuse"})
     if spec.remove_extra_whitespaces:
-        steps.append(replace(r"\A +", "", regex=True))
-    elif spec.add_dummy_prefix:
-        steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
+        others = replace(rf"(?<=[\s\S]){BLANK}", " ", regex=True)
+        steps = [others, replace(BLANK, FIRST_BLANK), *steps]
+        steps += [replace(rf"\A(?:{FIRST_BLANK})+", "", regex=True), replace(FIRST_BLANK, " ")]
+    else:
+        steps.insert(0, replace(BLANK, " "))
+        if spec.add_dummy_prefix:
+            steps.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     return sequence("decoders", steps)
 
 
 def text_notes(proto: Any, user: Sequence[str]) -> tuple[str, ...]:
     """What may not be exact in this: entries of several characters in a map of one's own, if they are too many,
     overlap, or make text that another entry replaces; user-defined pieces that the map or the removal of blanks
-    changes, which SentencePiece finds before."""
+    changes, which SentencePiece finds before; and a second map, for decoded text, which `tokenizers` cannot apply."""
     spec = proto.normalizer_spec
     trie = _Trie(spec.precompiled_charsmap) if spec.precompiled_charsmap else None
     notes = []
+    if proto.denormalizer_spec.precompiled_charsmap:
+        notes.append("it changes text after decoding, too (its denormaliser), which is left out")
     if trie and not _composes(spec.precompiled_charsmap) and (unclear := _unclear(trie)):
         shown = ", ".join(map(repr, unclear[:3]))
         notes.append(f"{len(unclear)} entries of its character map may be replaced in another order: {shown}")

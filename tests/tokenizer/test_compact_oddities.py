@@ -16,6 +16,7 @@ from tokenizers import Tokenizer as Backend
 from lilliput.errors import TokenizerError
 from lilliput.export.compacted import write_tokenizer
 from lilliput.tokenizer.compact import Compactor
+from lilliput.tokenizer.sentencepiece_text import decoder_of
 from lilliput.tokenizer.source import read_source
 from lilliput.tokenizer.witness import witnesses
 
@@ -214,12 +215,19 @@ def test_a_character_without_all_its_bytes() -> None:
     Cut(compactor, compactor.least).check(["éa"])
 
 
-def test_a_decoder_that_strips_the_whole_first_piece() -> None:
-    """tokenizers' Metaspace decoder gives back one blank less for `▁▁` than for `▁` and `▁`."""
+@pytest.mark.parametrize("decoder", [decoders.Metaspace(prepend_scheme="always"), None])
+def test_a_decoder_that_strips_by_piece(decoder: decoders.Decoder | None) -> None:
+    """tokenizers' Metaspace decoder gives back one blank less for `▁▁` than for `▁` and `▁`; SentencePiece's, where
+    it removes extra blanks, one more."""
     backend = Backend(models.Unigram([("<unk>", 0.0), ("▁", -2.0), ("▁▁", -2.5), ("a", -3.0)], 0, False))
     backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
-    backend.decoder = decoders.Metaspace(prepend_scheme="always")
+    if decoder is not None:
+        backend.decoder = decoder
     source = as_source(backend)
+    if decoder is None:
+        model_pb2 = pytest.importorskip("sentencepiece.sentencepiece_model_pb2")
+        # By default extra blanks are removed.
+        source.definition["decoder"] = decoder_of(model_pb2.ModelProto(), byte_fallback=False)
     compactor = Compactor(source, counted(source, ["a a"]))
     Cut(compactor, compactor.least).check(["  a"])
 

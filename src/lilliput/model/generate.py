@@ -54,24 +54,25 @@ class _Layer:
         biased = mlp.gate_proj.bias is not None
         self.gate_up_bias = torch.cat((mlp.gate_proj.bias, mlp.up_proj.bias)) if biased else None
         self.down, self.down_bias = mlp.down_proj.weight, mlp.down_proj.bias
-        self.shortcut = 0
+        self.parts: list[int] | None = None
         if (shortcut := getattr(attention, "shortcut", None)) is not None:
             self._join(shortcut, block.input_layernorm.weight)
         self.series: tuple[Tensor, Tensor] | None = None
         if isinstance(series := getattr(mlp, "act_fn", None), Series):
-            scale_2F = torch.stack((series.scale_1, series.scale_2))
-            self.series = scale_2F, torch.stack((series.shift_1, series.shift_2))
+            scale_21F = torch.stack((series.scale_1, series.scale_2))[:, None]
+            self.series = scale_21F, torch.stack((series.shift_1, series.shift_2))[:, None]
 
     def _join(self, shortcut: Shortcut, scale_D: Tensor) -> None:
         """Set the shortcut's first matrix below qkv and its second beside the attention's output."""
-        inner = shortcut.in_proj.weight * scale_D
-        outer = shortcut.out_proj.weight
+        # GELU(x) = x/√2 · (1 + erf(x/√2)) · 1/√2: so it takes two light calls, where PyTorch's goes through oneDNN.
+        inner = shortcut.in_proj.weight * scale_D * 0.5**0.5
+        outer = shortcut.out_proj.weight * 0.5**0.5
         # An odd bottleneck is filled up: rows of odd length could not be read as complex pairs.
         odd = inner.shape[0] % 2
-        self.shortcut = inner.shape[0] + odd
+        self.parts = [self.qkv.shape[0], inner.shape[0] + odd]
         self.qkv = torch.cat((self.qkv, F.pad(inner, (0, 0, 0, odd))))
         if self.qkv_bias is not None:
-            self.qkv_bias = F.pad(self.qkv_bias, (0, self.shortcut))
+            self.qkv_bias = F.pad(self.qkv_bias, (0, self.parts[1]))
         self.out = torch.cat((self.out, F.pad(outer, (0, odd))), dim=1)
 
 
@@ -121,7 +122,7 @@ class Generator:
         config, start, length = self.config, self.position, x_ND.shape[0] // self.batch
         heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
         wide = self.linear(self._norm(x_ND), layer.qkv, layer.qkv_bias)
-        qkv = wide[:, : -layer.shortcut] if layer.shortcut else wide
+        qkv, inner_NS = torch.split(wide, layer.parts, dim=1) if layer.parts else (wide, None)
         qkv_BTHE = qkv.view(self.batch, length, heads + 2 * kv_heads, head_dim)
         qk_BTHE, v_BTKE = qkv_BTHE[:, :, : heads + kv_heads], qkv_BTHE[:, :, heads + kv_heads :]
         pairs = torch.view_as_complex(qk_BTHE.float().view(*qk_BTHE.shape[:-1], head_dim // 2, 2))
@@ -139,8 +140,8 @@ class Generator:
                 q_BHTE, k_BKTE, v_BKTE, is_causal=True, enable_gqa=heads != kv_heads
             )
             out_ND = out_BHTE.transpose(1, 2).reshape(x_ND.shape[0], -1)
-        if layer.shortcut:
-            out_ND = torch.cat((out_ND, F.gelu(wide[:, -layer.shortcut :])), dim=1)
+        if inner_NS is not None:
+            out_ND = torch.cat((out_ND, torch.addcmul(inner_NS, inner_NS, inner_NS.erf())), dim=1)
         return x_ND + self.linear(out_ND, layer.out, layer.out_bias)
 
     def _transform(self, x_ND: Tensor, layer: _Layer) -> Tensor:
@@ -148,8 +149,8 @@ class Generator:
         if layer.series is None:
             hidden_NF = F.silu(gate_NF)
         else:
-            scale_2F, shift_2F = layer.series
-            hidden_NF = F.silu(torch.addcmul(shift_2F, gate_NF[:, None], scale_2F), inplace=True).sum(1)
+            scale_21F, shift_21F = layer.series
+            hidden_NF = F.silu(torch.addcmul(shift_21F, gate_NF, scale_21F), inplace=True).sum(0)
         return x_ND + self.linear(hidden_NF.mul_(up_NF), layer.down, layer.down_bias)
 
 

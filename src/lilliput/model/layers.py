@@ -30,13 +30,8 @@ def joined(x: Tensor, *parts: Linear) -> Tensor:
     """The outputs of several maps of the same input, side by side, by one product: joining the weights costs
     a copy of them, far less than reading the input several times."""
     weight = torch.cat([part.weight for part in parts])
-    bias = None if parts[0].bias is None else torch.cat([_bias(part) for part in parts])
+    bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
     return linear(x, weight, bias)
-
-
-def _bias(part: Linear) -> Tensor:
-    """The bias of a map, zeros where it has none."""
-    return part.weight.new_zeros(part.weight.shape[0]) if part.bias is None else part.bias
 
 
 class RMSNorm(nn.Module):
@@ -80,14 +75,9 @@ class Attention(nn.Module):
         self.o_proj = Linear(config.heads * config.head_dim, config.width, bias=bias)
 
     def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-        out_BTD: Tensor = self.o_proj(self.attend(joined(x_BTD, self.q_proj, self.k_proj, self.v_proj), cos_TE, sin_TE))
-        return out_BTD
-
-    def attend(self, qkv: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-        """What each position takes from those before it: (B, T, heads · head_dim), from the products with q, k, v side
-        by side."""
-        batch, length, _ = qkv.shape
+        batch, length, _ = x_BTD.shape
         heads, kv_heads = self.heads, self.kv_heads
+        qkv = joined(x_BTD, self.q_proj, self.k_proj, self.v_proj)
         qkv_BTHE = qkv.view(batch, length, heads + 2 * kv_heads, self.head_dim)
         qk_BTHE, v_BTKE = torch.split(qkv_BTHE, [heads + kv_heads, kv_heads], dim=2)
         q_BTHE, k_BTKE = torch.split(rotate(qk_BTHE, cos_TE, sin_TE), [heads, kv_heads], dim=2)
@@ -98,7 +88,8 @@ class Attention(nn.Module):
             is_causal=True,
             enable_gqa=heads != kv_heads,
         )
-        return out_BHTE.transpose(1, 2).reshape(batch, length, -1)
+        out_BTD: Tensor = self.o_proj(out_BHTE.transpose(1, 2).reshape(batch, length, -1))
+        return out_BTD
 
 
 class MLP(nn.Module):

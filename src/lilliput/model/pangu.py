@@ -16,7 +16,7 @@ is what makes it nearly free. n = 2, in the paper the best for its cost; further
 The exact start is ours: both begin as nothing and yet learn from the first step. B is zero while A is not; a_1 = 1, all
 other scales and shifts are zero, where SiLU is zero and its slope 1/2.
 
-Shape suffixes as in layers.py, and S for the bottleneck.
+Shape suffixes as in layers.py.
 """
 
 from __future__ import annotations
@@ -30,27 +30,28 @@ from lilliput.model.layers import MLP, Attention, Block, Linear, joined
 
 
 class Shortcut(nn.Module):
-    """The two matrices of T: (shortcut, width) and (width, shortcut), without biases."""
+    """T: width → shortcut → width, with GELU between and no biases."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.in_proj = Linear(config.width, config.shortcut, bias=False)
         self.out_proj = Linear(config.shortcut, config.width, bias=False)
 
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        out_BTD: Tensor = self.out_proj(F.gelu(self.in_proj(x_BTD)))
+        return out_BTD
+
 
 class ShortcutAttention(Attention):
-    """Attention plus T of the same input; the first matrix of T is multiplied together with those of q, k, v."""
+    """Attention plus T of the same input."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.shortcut = Shortcut(config)
 
     def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-        inner = self.shortcut.in_proj.weight.shape[0]
-        wide = joined(x_BTD, self.q_proj, self.k_proj, self.v_proj, self.shortcut.in_proj)
-        qkv, inner_BTS = wide.split([wide.shape[-1] - inner, inner], dim=-1)
-        mixed_BTD: Tensor = self.o_proj(self.attend(qkv, cos_TE, sin_TE))
-        return mixed_BTD + self.shortcut.out_proj(F.gelu(inner_BTS))
+        out_BTD: Tensor = super().forward(x_BTD, cos_TE, sin_TE) + self.shortcut(x_BTD)
+        return out_BTD
 
 
 class Series(nn.Module):

@@ -57,7 +57,7 @@ def interval_text(held: Mapping[str, Any], *, brief: bool = False) -> str:
 
 def own_class(results: Mapping[str, Any]) -> bool:
     """Whether the model of these results is of a family that `transformers` does not know, and brings its class."""
-    return (results.get("shape") or {}).get("family", "llama") != "llama"
+    return str((results.get("shape") or {}).get("family", "llama")) != "llama"
 
 
 def load_lines(path: str, own: bool = False) -> list[tuple[str, str]]:

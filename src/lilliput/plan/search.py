@@ -6,6 +6,7 @@ that fits. They are ranked by what runs have shown (`prior`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -128,8 +129,13 @@ def _widths(recipe: Recipe, room: int | None) -> Iterator[int]:
     if recipe.model.width:
         yield recipe.model.width
         return
-    step = recipe.model.heads * 2 if recipe.model.heads else 16 if room and room < 300_000 else 32
-    limit = _MAX_WIDTH if room is None else max(step, int(room**0.5))
+    limit = _MAX_WIDTH if room is None else int(room**0.5)
+    step = 16 if room and room < 300_000 else 32
+    if heads := recipe.model.heads:
+        # Quantised formats want multiples of 32; where heads leave room for few such widths, any that divides will do.
+        both = math.lcm(step, 2 * heads)
+        step = both if 3 * both <= limit else 2 * heads
+    limit = max(step, limit)
     width = step
     while width <= limit:
         yield width

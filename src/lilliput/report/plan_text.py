@@ -94,12 +94,16 @@ def front_table(front: Sequence[Mapping[str, Any]]) -> Table | None:
 
 def fallback_lines(plan: Mapping[str, Any]) -> list[str]:
     """What the quantiser cannot store as asked, and what that costs."""
-    return [
-        f"{bits} bits: {fall['tensor']}: {fall['taken']} for {fall['wanted']}, {size(fall['extra_bytes'])} more; "
-        f"{fall['why']}"
-        for bits, falls in plan["fallbacks"].items()
-        for fall in falls
-    ]
+    alike: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for bits, falls in plan["fallbacks"].items():
+        for fall in falls:
+            alike.setdefault((bits, fall["taken"], fall["wanted"], fall["why"]), []).append(fall)
+    lines = []
+    for (bits, taken, wanted, why), falls in alike.items():
+        names = ", ".join(fall["tensor"].removesuffix(".weight").rpartition(".")[2] for fall in falls)
+        extra = size(sum(fall["extra_bytes"] for fall in falls))
+        lines.append(f"{bits} bits: {names}: {taken} for {wanted}, {extra} more; {why}")
+    return lines
 
 
 def explain_parts(evidence: Mapping[str, Any]) -> list[str]:

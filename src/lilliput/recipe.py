@@ -113,6 +113,8 @@ class ModelSettings(_Settings):
     """The shape; each dimension left out follows from the budget."""
 
     family: Literal["llama", "pangu"] = Field("llama", description="the block: `llama`, or `pangu` (PanGu-π)")
+    shortcut: int | None = Field(None, ge=0, le=4096, description="`pangu`: bottleneck of the shortcut, 0 for none")
+    series: int | None = Field(None, ge=1, le=2, description="`pangu`: terms of the activation, 1 for the plain one")
     depth: int | None = Field(None, ge=1, le=512, description="layers")
     width: int | None = Field(None, ge=8, le=65_536, description="hidden size")
     heads: int | None = Field(None, ge=1, le=1024, description="attention heads")

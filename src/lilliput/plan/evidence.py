@@ -18,7 +18,7 @@ from lilliput.store import canonical_hash, read_json
 
 SHIPPED = "evidence.json"
 # What a shape decides or follows from: two runs that differ only here may be compared.
-_SHAPE_KEYS = ("depth", "width", "heads", "kv_heads", "head_dim", "expansion", "tied", "family")
+_SHAPE_KEYS = ("depth", "width", "heads", "kv_heads", "head_dim", "expansion", "tied", "family", "shortcut", "series")
 _FREE = ("name", "seed", "budget", "evaluate")
 _FREE_TRAIN = ("save_every", "eval_every", "tensorboard", "threads", "compile", "micro_batch")
 

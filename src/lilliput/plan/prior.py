@@ -45,7 +45,8 @@ TERMS = (
     Term("share", 0.0, 0.02, "ln of the share of embedding and head over 20 %"),
     Term("share²", 0.01, 0.01, "its square: both ends lose (Table 1)"),
     Term("grouping", 0.004, 0.004, "log2 of heads over key-value heads: a small loss is assumed"),
-    Term("pangu", 0.0, 0.02, "PanGu-π blocks against plain ones (2312.17276)"),
+    Term("shortcut", 0.0, 0.02, "PanGu-π's augmented shortcut against none (2312.17276)"),
+    Term("series", 0.0, 0.02, "PanGu-π's activation of two terms against one (2312.17276)"),
 )
 # Noise of a run where no seeds were repeated, and what a model of so few terms cannot tell: ln of bits per byte.
 _NOISE, _MISFIT = 0.005, 0.004
@@ -60,7 +61,7 @@ def features(shape: ModelConfig) -> Floats:
     table = math.log(table_share(shape) / MAX_SHARE)
     return np.array([
         math.log(body / 1e6), side, side**2, wide, wide**2, head, head**2, table, table**2,
-        math.log2(shape.heads / shape.kv_heads), float(shape.family == "pangu"),
+        math.log2(shape.heads / shape.kv_heads), float(shape.shortcut > 0), float(shape.series > 1),
     ])  # fmt: skip
 
 

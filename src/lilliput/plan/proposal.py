@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # More than any corpus: the horizon follows from the shape, or is asked in tokens.
 _ENDLESS = 10**15
-_NAMES = ("depth", "width", "heads", "kv_heads", "head_dim", "ffn", "tied", "family", "context")
+_NAMES = ("depth", "width", "heads", "kv_heads", "head_dim", "tied", "family", "shortcut", "series", "context")
 # Points of the picture beside the front itself.
 _POINTS = 400
 
@@ -78,6 +78,8 @@ def _dimensions(shape: ModelConfig) -> dict[str, Any]:
         "vocab": shape.vocab_size,
         "tied": shape.tied,
         "family": shape.family,
+        "shortcut": shape.shortcut,
+        "series": shape.series,
         "context": shape.context,
     }
 
@@ -146,6 +148,7 @@ def shape_of(plan: Mapping[str, Any]) -> ModelConfig:
         vocab_size=plan["vocab"],
         bos_id=0,
         eos_id=0,
+        ffn=plan["ffn"],
         **{name: plan[name] for name in _NAMES},
     )
 
@@ -153,7 +156,9 @@ def shape_of(plan: Mapping[str, Any]) -> ModelConfig:
 def plan_recipe(recipe: Recipe, plan: Mapping[str, Any]) -> str:
     """The plan as a recipe's YAML, every dimension fixed: what `make` and `speed` take."""
     values = recipe.to_dict()
-    values["model"] |= {name: plan[name] for name in (*_NAMES[:5], "expansion", *_NAMES[6:])}
+    values["model"] |= {name: plan[name] for name in (*_NAMES, "expansion")}
+    if plan["family"] == "llama":
+        values["model"] |= {"shortcut": None, "series": None}
     if values["tokenizer"]["from"] is None:
         values["tokenizer"]["vocab_size"] = plan["vocab"]
     # The budget is met; what another machine's speed would say must not refuse the plan there.

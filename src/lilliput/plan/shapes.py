@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lilliput.errors import ConfigError
-from lilliput.model.config import ModelConfig
+from lilliput.model.config import BY_FAMILY, ModelConfig
 from lilliput.plan.rules import (
     EXPANSION,
     EXPANSION_RANGE,
@@ -115,5 +115,7 @@ class Frame:
             rope_theta=asked.rope_theta,
             attention_bias=asked.biases,
             family=asked.family,
+            shortcut=BY_FAMILY if asked.shortcut is None else asked.shortcut,
+            series=BY_FAMILY if asked.series is None else asked.series,
             init=asked.init,
         )

@@ -22,6 +22,11 @@ def configure(*, quiet: bool) -> None:
     _quiet = quiet
 
 
+def is_quiet() -> bool:
+    """Whether progress is silenced: what a process started from this one is to be told."""
+    return _quiet
+
+
 def say(message: str) -> None:
     """Tell the person something, unless they asked for quiet."""
     if not _quiet:

@@ -60,7 +60,7 @@ def speed(
     _warn_of_threads(threads)
     how = {"device": device, "dtype": dtype, "threads": threads, **protocol}
     rows = [
-        _measure(target, size, {**how, "title": None if quiet else f"{target.name}, batch {size}"})
+        _measure(target, size, {**how, "title": f"{_short(target.name)}, batch {size}"})
         for target in targets
         for size in dict.fromkeys(batch or BATCHES)
     ]

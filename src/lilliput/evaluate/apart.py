@@ -15,6 +15,7 @@ import torch
 
 from lilliput.device import peak_rss
 from lilliput.errors import LilliputError
+from lilliput.progress import configure, is_quiet
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -33,7 +34,7 @@ def call_apart(work: Callable[[], Any]) -> Any:
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(there, work), daemon=True)
+    process = context.Process(target=_answer, args=(there, work, is_quiet()), daemon=True)
     process.start()
     there.close()
     try:
@@ -53,7 +54,8 @@ def call_apart(work: Callable[[], Any]) -> Any:
     return outcome
 
 
-def _answer(pipe: Connection, work: Callable[[], Any]) -> None:
+def _answer(pipe: Connection, work: Callable[[], Any], quiet: bool) -> None:
+    configure(quiet=quiet)
     # Ctrl-C reaches every process of a terminal; the caller ends this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -11,6 +11,9 @@ SHAPES = {
     "one-kv-head": {"heads": 4, "kv_heads": 1, "width": 48, "head_dim": 16, "tied": False},
     "wide-heads": {"heads": 2, "kv_heads": 1, "width": 48, "head_dim": 32, "depth": 1},
     "biased": {"attention_bias": True, "mlp_bias": True, "rope_theta": 500.0, "norm_eps": 1e-6},
+    "pangu": {"family": "pangu"},
+    "pangu-shortcut": {"family": "pangu", "shortcut": 7, "series": 1, "attention_bias": True, "tied": False},
+    "pangu-series": {"family": "pangu", "shortcut": 0, "mlp_bias": True, "heads": 4, "kv_heads": 2},
 }
 
 

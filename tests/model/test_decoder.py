@@ -10,9 +10,13 @@ from lilliput.model import Decoder
 
 
 def peer(model: Decoder):
-    """The transformers Llama with the same weights."""
+    """The transformers Llama with the same weights; for PanGu-π blocks the class that we ship on top of it."""
     transformers = pytest.importorskip("transformers")
-    llama = transformers.LlamaForCausalLM(transformers.LlamaConfig.from_dict(model.config.to_hf()))
+    kind, settings = transformers.LlamaForCausalLM, transformers.LlamaConfig
+    if model.config.family == "pangu":
+        from lilliput.export.blocks.configuration_lilliput_pangu import LilliputPanguConfig as settings
+        from lilliput.export.blocks.modeling_lilliput_pangu import LilliputPanguForCausalLM as kind
+    llama = kind(settings.from_dict(model.config.to_hf()))
     state = dict(model.state_dict())
     if model.config.tied:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
@@ -67,10 +71,11 @@ def test_a_new_decoder_is_zero_and_leaves_the_generator_alone():
     assert all(p.abs().sum() == 0 for name, p in model.named_parameters() if "norm" not in name)
 
 
-def test_compiled_equals_eager():
+@pytest.mark.parametrize("family", ["llama", "pangu"])
+def test_compiled_equals_eager(family):
     if compiler() is None:
         pytest.skip("no C++ compiler")
-    changes = {"heads": 4, "kv_heads": 2, "tied": False}
+    changes = {"heads": 4, "kv_heads": 2, "tied": False, "family": family}
     eager, compiled = decoder(**changes), decoder(**changes)
     for block in compiled.model.layers:
         block.compile(dynamic=False)
@@ -83,8 +88,9 @@ def test_compiled_equals_eager():
         assert (one.grad - other.grad).abs().max() <= 1e-4 * one.grad.abs().max()
 
 
-def test_half_precision_runs_and_is_close():
-    model = decoder()
+@pytest.mark.parametrize("family", ["llama", "pangu"])
+def test_half_precision_runs_and_is_close(family):
+    model = decoder(family=family)
     exact = model(ids(2, 16), ids(2, 16, seed=1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = model(ids(2, 16), ids(2, 16, seed=1))

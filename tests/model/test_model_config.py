@@ -29,6 +29,11 @@ def test_config_json_round_trip(changes):
         ({"heads": 3, "width": 40}, "heads"),
         ({"family": "mamba"}, "family"),
         ({"init": "zeros"}, "init"),
+        ({"shortcut": 8}, "shortcut"),
+        ({"series": 2}, "series"),
+        ({"family": "pangu", "shortcut": -2}, "shortcut"),
+        ({"family": "pangu", "series": 3}, "series"),
+        ({"family": "pangu", "shortcut": 0, "series": 1}, "family"),
     ],
 )
 def test_impossible_shapes_are_refused(changes, names):

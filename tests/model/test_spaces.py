@@ -28,7 +28,8 @@ def test_a_declaration_follows_the_size_of_its_space():
     """Growing one space changes exactly the dimensions that declare it."""
     grown = {"vocab": {"vocab_size": 98}, "ffn": {"ffn": 71}, "hidden": {"width": 80}, "layer": {"depth": 4}}
     grown |= {"head": {"heads": 8, "kv_heads": 2}, "kv_head": {"heads": 4, "kv_heads": 4}}
-    base = {"heads": 4, "kv_heads": 2, "width": 40, "head_dim": 8, "tied": False}
+    grown |= {"bottleneck": {"shortcut": 7}}
+    base = {"heads": 4, "kv_heads": 2, "width": 40, "head_dim": 8, "tied": False, "family": "pangu", "shortcut": 6}
     for space, changes in grown.items():
         before, after = config(**base), config(**{**base, **changes})
         old, new = sizes(before), sizes(after)

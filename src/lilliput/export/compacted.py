@@ -118,8 +118,10 @@ def _write_model(out: Path, compaction: Compaction, folder: Path, new: Mapping[i
     write_json(out / "config.json", _with_size(renumber_config(config, new), rows, size))
     if (folder / "generation_config.json").is_file():
         write_json(out / "generation_config.json", renumber_config(read_json(folder / "generation_config.json"), new))
-    for file in folder.glob("LICENSE*"):
-        shutil.copyfile(file, out / file.name)
+    # A model that brings its class along keeps it.
+    for pattern in ("LICENSE*", "*.py") if config.get("auto_map") else ("LICENSE*",):
+        for file in folder.glob(pattern):
+            shutil.copyfile(file, out / file.name)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

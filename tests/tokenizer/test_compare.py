@@ -269,8 +269,8 @@ def test_text_is_read_one_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
 
     counted = tallies(fallback(), documents())
     assert next(counted)[1].bytes == 500
-    # A batch for each worker, and the one handed out.
-    assert read == 5 * (Encoder(fallback()).workers + 1)
+    # Two batches for each worker, and the one handed out.
+    assert read == 5 * (2 * Encoder(fallback()).workers + 1)
     assert sum(tally.bytes for _, tally in counted) == 99_500
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +17,7 @@ from lilliput.tokenizer.encode import Encoder
 from lilliput.tokenizer.ranked import Flat
 from lilliput.tokenizer.script import dominant_script
 from lilliput.tokenizer.source import Source
+from lilliput.tokenizer.workers import in_order
 
 # Text handed to a worker at once. A few batches are under way, so this bounds the text in memory.
 _BATCH_BYTES = 500_000
@@ -101,26 +100,18 @@ class _Tally:
 
     def run(self, documents: Iterable[_Document]) -> Iterator[None]:
         """Count all documents; yields after each batch."""
-        waiting: deque[tuple[list[_Document], Future[Flat]]] = deque()
-        with ThreadPoolExecutor(self._encoder.workers) as pool:
-            for batch in _batches(documents):
-                waiting.append((batch, pool.submit(self._encoder.count, [document.text for document in batch])))
-                if len(waiting) > 2 * self._encoder.workers:
-                    self._add(*waiting.popleft())
-                    yield
-            while waiting:
-                self._add(*waiting.popleft())
-                yield
+        for batch, (ids, lengths) in in_order(self._count, _batches(documents), self._encoder.workers):
+            self.ids += ids
+            self.tokens += int(lengths.sum())
+            for document, length in zip(batch, lengths.tolist(), strict=True):
+                found = self._groups.setdefault(document.label, [0, 0, 0])
+                found[0] += 1
+                found[1] += document.size
+                found[2] += length
+            yield
 
-    def _add(self, batch: list[_Document], counted: Future[Flat]) -> None:
-        ids, lengths = counted.result()
-        self.ids += ids
-        self.tokens += int(lengths.sum())
-        for document, length in zip(batch, lengths.tolist(), strict=True):
-            found = self._groups.setdefault(document.label, [0, 0, 0])
-            found[0] += 1
-            found[1] += document.size
-            found[2] += length
+    def _count(self, batch: list[_Document]) -> Flat:
+        return self._encoder.count([document.text for document in batch])
 
 
 def _batches(documents: Iterable[_Document]) -> Iterator[list[_Document]]:

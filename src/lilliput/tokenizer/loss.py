@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from lilliput.tokenizer.encode import Encoder
 from lilliput.tokenizer.source import Source
+from lilliput.tokenizer.workers import in_order
 
 # UTF-8 bytes of text handed to the engine at once: with a language's share of it this bounds the text in memory.
 _BATCH_BYTES = 1_000_000
@@ -53,20 +53,14 @@ def tallies(source: Source, documents: Iterable[tuple[str, str]]) -> Iterator[tu
     Memory: a few batches of text beside the vocabulary.
     """
     encoder, losses = Encoder(source), _Losses(source)
-    waiting: deque[tuple[str, Future[Tally]]] = deque()
-    with ThreadPoolExecutor(encoder.workers) as pool:
-        for language, texts, size in _batches(documents):
-            waiting.append((language, pool.submit(_tally, encoder, losses, texts, size)))
-            if len(waiting) > encoder.workers:
-                name, counted = waiting.popleft()
-                yield name, counted.result()
-        for name, counted in waiting:
-            yield name, counted.result()
 
+    def count(batch: tuple[str, list[str], int]) -> Tally:
+        _, texts, size = batch
+        ids, _ = encoder.count(texts)
+        return Tally(ids, len(texts), size, sum(map(len, texts)), losses.count(texts, ids))
 
-def _tally(encoder: Encoder, losses: _Losses, texts: Sequence[str], size: int) -> Tally:
-    ids, _ = encoder.count(texts)
-    return Tally(ids, len(texts), size, sum(map(len, texts)), losses.count(texts, ids))
+    for (language, _, _), counted in in_order(count, _batches(documents), encoder.workers):
+        yield language, counted
 
 
 @dataclass

@@ -26,7 +26,7 @@ from lilliput.tokenizer.changes import LOOKED_AT, changes
 from lilliput.tokenizer.compact import Compaction, Compactor, check_size
 from lilliput.tokenizer.count import count_corpus, count_texts
 from lilliput.tokenizer.counts import Counts, curve, missing
-from lilliput.tokenizer.source import Source, read_source
+from lilliput.tokenizer.source import Source, read_once
 from lilliput.tokenizer.witness import witnesses
 
 # The rule's other half: the vocabulary should cover more than this share of the corpus (PanGu-π Pro §2.1).
@@ -106,9 +106,9 @@ def tokenizer_place(recipe: Recipe) -> Path:
 
 
 def read_recipe_source(recipe: Recipe) -> Source:
-    """The tokenizer that a recipe names, as its file defines it."""
+    """The tokenizer that a recipe names, as its file defines it; read once for all that ask before `forget`."""
     asked = recipe.tokenizer
-    return read_source(tokenizer_place(recipe), pattern=asked.pattern, special=asked.special)
+    return read_once(tokenizer_place(recipe), pattern=asked.pattern, special=asked.special)
 
 
 def _counted(documents: Documents, progress: Progress) -> Iterator[tuple[str, str]]:

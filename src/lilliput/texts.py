@@ -16,6 +16,7 @@ from lilliput.progress import count, say
 from lilliput.recipe import Recipe
 from lilliput.store import Stage
 from lilliput.tokenizer.load import Tokenizer
+from lilliput.tokenizer.source import forget
 from lilliput.tokenizer.train import train_tokenizer
 
 # Raised when a stage's output changes for the same settings, so that older outputs are not taken for it.
@@ -98,6 +99,8 @@ class Texts:
 
     def shards(self, corpus: Stage, tokenizer: Tokenizer) -> Stage:
         """The training text as token numbers."""
+        # Whatever tokenizer the recipe names has been read for the last time.
+        forget()
         weights = [spec.weight for spec in self.asked.corpus]
 
         def build(folder: Path) -> dict[str, Any]:

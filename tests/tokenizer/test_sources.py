@@ -22,7 +22,7 @@ from tokenizers import Tokenizer as Backend
 
 from lilliput.errors import TokenizerError
 from lilliput.tokenizer.formats import format_of
-from lilliput.tokenizer.source import read_source
+from lilliput.tokenizer.source import forget, read_once, read_source
 
 pytest.importorskip("sentencepiece")
 
@@ -259,3 +259,28 @@ def test_merges_that_are_not_whole(tmp_path: Path) -> None:
     (tmp_path / "merges.txt").write_text("\n".join(lines[:700]), encoding="utf-8")
     with pytest.raises(TokenizerError, match="the merges are not whole"):
         read_source(tmp_path / "merges.txt")
+
+
+def test_a_file_is_read_once_until_it_or_one_beside_it_changes(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    train_byte_level(folder)
+    first = read_once(folder)
+    assert read_once(folder) is first
+    assert read_once(folder / "tokenizer.json").where == str(folder / "tokenizer.json")
+    config = folder / "tokenizer_config.json"
+    config.write_text(json.dumps({"bos_token": END_OF_TEXT, "chat_template": "{{ x }}"}), encoding="utf-8")
+    assert read_once(folder).config["chat_template"] == "{{ x }}"
+    (folder / "chat_template.jinja").write_text("{{ y }}", encoding="utf-8")
+    second = read_once(folder)
+    assert second.config["chat_template"] == "{{ y }}"
+    assert second.definition == first.definition
+    train_byte_level(folder, 500)
+    third = read_once(folder)
+    assert third.vocab_size == 500
+    forget()
+    assert read_once(folder) is not third
+    with pytest.raises(TokenizerError, match="own pattern"):
+        read_once(folder, pattern="x")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(TokenizerError, match="no tokenizer there"):
+        read_once(folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ from lilliput.tokenizer.wordpiece import read_wordpiece
 
 # What `encode` depends on; the rest of a definition concerns decoding and the default call.
 DECISIVE = ("added_tokens", "normalizer", "pre_tokenizer", "model")
+# Files beside a tokenizer's own that declare something of it, the most specific last.
+_DECLARING = ("config.json", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json")
+_ADDED, _TEMPLATE = "added_tokens.json", "chat_template.jinja"
+_BESIDE = (*_DECLARING, _ADDED, _TEMPLATE, "vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,28 @@ def read_source(path: Path | str, *, pattern: str | None = None, special: Sequen
     return replace(source, config=source.config | lost)
 
 
+def read_once(path: Path | str, *, pattern: str | None = None, special: Sequence[str] = ()) -> Source:
+    """`read_source`, which takes seconds for a big vocabulary; the last one read is kept and given again as long as
+    its files are the same (by inode, size and times). Not to be changed by who gets it."""
+    path = Path(path).expanduser()
+    file = find_file(path)
+    beside = (file.with_name(name) for name in _BESIDE)
+    states = [(at.name, at.stat()) for at in (file, *beside) if at.is_file()]
+    state = tuple((name, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns) for name, at in states)
+    return _kept(path, pattern, tuple(special), state)
+
+
+def forget() -> None:
+    """Let go of what `read_once` keeps: a big vocabulary takes tens of megabytes."""
+    _kept.cache_clear()
+
+
+@lru_cache(maxsize=1)
+def _kept(path: Path, pattern: str | None, special: tuple[str, ...], state: tuple[object, ...]) -> Source:
+    """state: of the files, so that a changed one is read anew."""
+    return read_source(path, pattern=pattern, special=special)
+
+
 def content_of(token: Any) -> Any:
     """The text of a token that may be written out with its flags."""
     return token.get("content") if isinstance(token, dict) else token
@@ -159,17 +186,17 @@ def _read_object(file: Path) -> dict[str, Any]:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """What the files beside a tokenizer.json say, the most specific last."""
+    """What the files beside a tokenizer.json say."""
     config: dict[str, Any] = {}
-    for name in ("config.json", "generation_config.json", "special_tokens_map.json", "tokenizer_config.json"):
+    for name in _DECLARING:
         config |= _read_object(folder / name)
     # What transformers wrote before it put these into tokenizer_config.json.
-    late = {number: name for name, number in _read_object(folder / "added_tokens.json").items()}
+    late = {number: name for name, number in _read_object(folder / _ADDED).items()}
     if late and not config.get("added_tokens_decoder"):
         roles = {content_of(token) for name, token in config.items() if name.endswith("_token")}
         entries = {str(number): {"content": name, "special": name in roles} for number, name in late.items()}
         config["added_tokens_decoder"] = entries
-    template = folder / "chat_template.jinja"
+    template = folder / _TEMPLATE
     if template.is_file():
         config["chat_template"] = template.read_text(encoding="utf-8")
     return config

@@ -1,6 +1,7 @@
 """The formulas, by hand; and that no request leads to settings that cannot run."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -123,6 +124,19 @@ def test_compiling_is_decided_by_arithmetic(monkeypatch: pytest.MonkeyPatch) -> 
     assert any(note.startswith("compile = False: no C++ compiler") for note in notes)
     with pytest.raises(ConfigError, match="C\\+\\+ compiler"):
         settle(compile=True)
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(depth=st.integers(1, 40), width=st.sampled_from([32, 96, 128, 256]), tokens=st.integers(2_000_000, 50_000_000))
+def test_memory_hardly_moves_the_batch(depth: int, width: int, tokens: int) -> None:
+    """The number of steps follows from the formula, not from how many windows happen to fit."""
+    shape = replace(SHAPE, depth=depth, width=width, heads=width // 32, kv_heads=width // 32, head_dim=32)
+    asked = TrainSettings(tokens=tokens)
+    config, _ = derive(asked, shape, 10**9, 4 * 10**9, 0, CPU)
+    wanted = 0.2920 * flops(shape, tokens) ** 0.3271 / shape.context
+    passes = math.ceil(config.batch_sequences / config.micro_sequences)
+    assert abs(config.batch_sequences - wanted) <= passes / 2 + 1
+    assert config.batch_sequences == passes * config.micro_sequences
 
 
 def test_micro_batches_shrink_as_models_grow() -> None:

@@ -203,9 +203,11 @@ def _batch(
     else:
         wanted = 0.2920 * float(cost**0.3271)
         batch = max(1, min(round(wanted / context), round(length.tokens / context)))
-        # Whole micro batches, so that every pass has one shape.
+        # Whole micro batches, so that every pass has one shape: as few as fit, and the batch as near to the formula as
+        # can be (rounding it to multiples of what fits would move it, and the number of steps, by up to a half).
         if train.micro_batch is None and batch > limit:
-            batch = round(batch / limit) * limit
+            passes = math.ceil(batch / limit)
+            batch = passes * min(limit, round(batch / passes))
         notes.derived(
             "batch",
             f"{batch} windows of {context} = {batch * context} tokens",

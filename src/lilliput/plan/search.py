@@ -13,14 +13,17 @@ from functools import partial
 
 from lilliput.errors import ConfigError, UserError
 from lilliput.model.config import ModelConfig
+from lilliput.plan.latency import rate_here
 from lilliput.plan.limits import Limit, Rate, limits_of, parameters_within
 from lilliput.plan.prior import Prior, shipped_prior
-from lilliput.plan.rules import DEFAULT_PARAMS, MAX_SHARE, rule_size, usual_size
+from lilliput.plan.rules import DEFAULT_PARAMS, MAX_SHARE, QUANTISED, rule_size, usual_size
 from lilliput.plan.shapes import Frame, check_heads
 from lilliput.recipe import Recipe
 
 _MAX_DEPTH, _MAX_WIDTH = 512, 16_384
 _HEAD_DIMS = (16, 32, 64, 128)
+# Half a per cent of bits per byte: as much is given up for rows that divide by 256, since budgets are bytes in the end.
+_DETOUR = 0.005
 # Shares of the greatest depth that are looked at besides, for the front of speed against quality.
 _SHALLOWER = (0.75, 0.5, 0.33, 0.2, 0.1)
 
@@ -58,8 +61,18 @@ def search(
 
 def rank(shapes: Sequence[ModelConfig], prior: Prior) -> list[Ranked]:
     """Best first; of equals the smaller first, so that the order is the same everywhere."""
-    scored = [Ranked(shape, round(prior.loss(shape), 6)) for shape in shapes]
-    return sorted(scored, key=lambda one: (one.loss, one.shape.parameters(), one.shape.width, one.shape.heads))
+
+    def place(one: Ranked) -> tuple[float, int, int, int]:
+        shape = one.shape
+        return one.loss + _detour(shape), shape.parameters(), shape.width, shape.heads
+
+    return sorted((Ranked(shape, round(prior.loss(shape), 6)) for shape in shapes), key=place)
+
+
+def _detour(shape: ModelConfig) -> float:
+    """What a shape that is worth quantising loses in the order where k-quants have to fall back."""
+    odd = shape.width % 256 or shape.ffn % 256
+    return _DETOUR if odd and shape.parameters() >= QUANTISED else 0.0
 
 
 def explore(recipe: Recipe, found: Sequence[Ranked], prior: Prior) -> list[Ranked]:
@@ -91,8 +104,6 @@ def _limits(recipe: Recipe, rate: Rate | None) -> list[Limit]:
     """The recipe's limits; the usual size where it has none and leaves the shape open."""
     budget, asked = recipe.budget, recipe.model
     if budget.speed is not None and rate is None:
-        from lilliput.plan.latency import rate_here
-
         rate = rate_here()
     limits = limits_of(budget, rate)
     if limits or (asked.width and asked.depth):

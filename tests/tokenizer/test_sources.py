@@ -21,6 +21,7 @@ from tokenizer_support import (
 from tokenizers import Tokenizer as Backend
 
 from lilliput.errors import TokenizerError
+from lilliput.tokenizer.changes import changes
 from lilliput.tokenizer.formats import format_of
 from lilliput.tokenizer.source import forget, read_once, read_source
 
@@ -284,3 +285,14 @@ def test_a_file_is_read_once_until_it_or_one_beside_it_changes(tmp_path: Path) -
     (folder / "tokenizer.json").unlink()
     with pytest.raises(TokenizerError, match="no tokenizer there"):
         read_once(folder)
+
+
+def test_a_file_without_a_decoder_gives_its_pieces_with_blanks_between(tmp_path: Path) -> None:
+    file = train_byte_level(tmp_path)
+    definition = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(definition | {"decoder": None}), encoding="utf-8")
+    source = read_source(file)
+    found = source.backend().encode("the cat")
+    assert source.backend().decode(found.ids) == " ".join(found.tokens)
+    # What the report of a compaction shows and warns of.
+    assert changes(source, ["the cat"])

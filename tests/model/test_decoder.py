@@ -14,8 +14,9 @@ def peer(model: Decoder):
     transformers = pytest.importorskip("transformers")
     kind, settings = transformers.LlamaForCausalLM, transformers.LlamaConfig
     if model.config.family == "pangu":
-        from lilliput.export.blocks.configuration_lilliput_pangu import LilliputPanguConfig as settings
-        from lilliput.export.blocks.modeling_lilliput_pangu import LilliputPanguForCausalLM as kind
+        from lilliput.export.blocks import modeling_lilliput_pangu as ours
+
+        kind, settings = ours.LilliputPanguForCausalLM, ours.LilliputPanguConfig
     llama = kind(settings.from_dict(model.config.to_hf()))
     state = dict(model.state_dict())
     if model.config.tied:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +15,11 @@ from lilliput.model import Decoder, ModelConfig, initialise, spaces
 from lilliput.model.carve import take
 from lilliput.model.config import default_shortcut
 from lilliput.model.init import sigma
-from lilliput.model.pangu import Series, Shortcut
+from lilliput.model.pangu import Shortcut
+from lilliput.train.config import TrainConfig
+from lilliput.train.loop import train
+from lilliput.train.metrics import read_metrics
+from lilliput.train.optimizer import build_optimizer
 
 ARMS = {"both": {}, "shortcut": {"series": 1}, "series": {"shortcut": 0}}
 
@@ -187,5 +192,44 @@ def test_what_is_left_out_follows_from_the_family():
     assert (alone.shortcut, alone.series) == (8, 1)
 
 
-def test_scales_and_shifts_are_vectors_so_that_they_do_not_decay():
-    assert all(parameter.ndim == 1 for parameter in Series(12).parameters())
+RUN = TrainConfig(
+    steps=6, batch_sequences=4, micro_sequences=2, context=16, lr=5e-3, min_lr=5e-4, warmup_steps=1, seed=3, threads=1
+)  # fmt: skip
+
+
+class Windows:
+    """A corpus of one rule: each token follows from the one before."""
+
+    def __init__(self) -> None:
+        self.tokens = np.cumsum(np.arange(2000) % 7) % 97
+
+    def windows(self, context: int) -> int:
+        return (len(self.tokens) - 1) // context
+
+    def batch(self, indices: np.ndarray, context: int) -> np.ndarray:
+        return np.stack([self.tokens[i * context : i * context + context + 1] for i in indices]).astype(np.int64)
+
+
+def test_training_begins_where_the_plain_network_does_and_moves_every_new_tensor(tmp_path):
+    blocks, plain = pair()
+    before = {name: tensor.clone() for name, tensor in blocks.state_dict().items()}
+    losses = []
+    for model, folder in ((blocks, "blocks"), (plain, "plain")):
+        train(model, Windows(), RUN, tmp_path / folder, device=torch.device("cpu"))
+        losses.append([row["loss"] for row in read_metrics(tmp_path / folder / "metrics.jsonl")])
+    assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-6)
+    assert losses[0][1:] != losses[1][1:]
+    after = blocks.state_dict()
+    new = [name for name in after if name not in plain.state_dict()]
+    assert len(new) == 3 * 6
+    assert all((after[name] != before[name]).all() for name in new)
+
+
+def test_scales_and_shifts_do_not_decay():
+    model, _ = pair()
+    decaying, resting = build_optimizer(model, RUN).param_groups
+    assert decaying["weight_decay"] > 0 == resting["weight_decay"]
+    placed = {id(p): "decays" for p in decaying["params"]} | {id(p): "rests" for p in resting["params"]}
+    where = {name: placed[id(p)] for name, p in model.named_parameters()}
+    assert {where[name] for name in where if ".act_fn." in name} == {"rests"}
+    assert {where[name] for name in where if ".shortcut." in name} == {"decays"}

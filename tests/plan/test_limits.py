@@ -42,8 +42,8 @@ def test_a_speed_is_kept(speed: float, params: int | None) -> None:
 
 def test_a_speed_pays_for_depth() -> None:
     """PanGu-π Pro Table 2: at equal size the shallow are the fast; a demand for speed gives fewer layers."""
-    free = derive_shape(recipe({"params": "8M"}))
-    fast = derive_shape(recipe({"params": "8M", "speed": 1.3 * rate(free)}), rate=rate)
+    free = derive_shape(recipe({"params": "3M"}))
+    fast = derive_shape(recipe({"params": "3M", "speed": 1.3 * rate(free)}), rate=rate)
     assert fast.depth < free.depth
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from lilliput.report.chart import Series, line_chart
 from lilliput.report.look import bullets, card, figures, html_page, note, tiles
 from lilliput.report.plan_text import (
+    EXPECTED,
     cost_table,
     explain_parts,
     fallback_lines,
@@ -33,19 +34,13 @@ def plan_page(data: Mapping[str, Any]) -> str:
     ]
     sections = [
         tiles(shown),
-        card("Plans", figures(*plan_table(plans)) + note(_EXPECTED)),
+        card("Plans", figures(*plan_table(plans)) + note(EXPECTED)),
         card("What they cost", figures(*cost_table(plans))),
         card("Speed against quality", front_chart(data["front"], plans)),
         card("Why plan 1 is as it is", bullets([*best["rules"], *fallback_lines(best)])),
         *_evidence(data.get("evidence")),
     ]
     return html_page("Plan", _subtitle(data["budget"]), sections)
-
-
-_EXPECTED = (
-    "Expected bits per byte against plan 1, with the 95 % interval of what runs have shown so far; "
-    "a lower value is better. Training each plan for the same text would tell."
-)
 
 
 def _subtitle(budget: Mapping[str, Any]) -> str:

@@ -2,12 +2,13 @@
 
 A decoding step of the writer (model/generate.py) is the sum of what it does, each at a price that the calibration fits:
 
-    fixed + layers·call + elements·e + logits·v                          operator calls, element-wise work, the head
-    + bytes of weights·w(S) [+ rows·bytes·m where there are several rows]     every weight is read once a step
-    + caches·a + scores·s + bytes of cache·c(S)                               attention over the positions so far
+    fixed + layers·l(S) + elements·e + logits·v                              operator calls, element-wise work, the head
+    + bytes of weights·w(S) [+ rows·bytes·m where there are several rows]    every weight is read once a step
+    + caches·a + scores·s + bytes of cache·c(S)                              attention over the positions so far
 
-w and c are the price of a byte where S bytes are gone through every step: what fits a level of cache is read fast, what
-does not comes from the next. They rise with S, piecewise linearly in log S. One row is multiplied by other kernels than
+S is the bytes that every step goes through: what fits a level of the processor's caches is read fast, what does not
+comes from the next, and even a call takes longer where weights have driven its code out. So w and c rise with S,
+piecewise linearly in log S, and l takes a step. One row is multiplied by other kernels than
 several are, so w is fitted for both. Prices are never negative, hence a shape that does more of anything is never
 predicted to be faster. They minimise the squared relative error over the probes (Lawson & Hanson's active set).
 
@@ -34,18 +35,22 @@ from lilliput.device import threads as usual_threads
 from lilliput.errors import StorageError
 from lilliput.evaluate.speed import DTYPES, feeds
 from lilliput.model.config import ModelConfig
-from lilliput.plan.probes import Point, Step, decode_points, decode_shapes, probes_in_all, train_steps
-from lilliput.progress import Progress, say
+from lilliput.plan.probes import Point, Probes, Step, decode_points, train_steps, usual_probes
+from lilliput.progress import Progress, say, warn_once
 from lilliput.store import Store, canonical_hash, locked, read_json, write_json
 from lilliput.train.derive import flops
 
 Array = npt.NDArray[np.float64]
 
-# Raised when the probes or the prices change.
+# Raised when what is timed or fitted changes.
 FORMAT = 1
 ITEMSIZE = {"fp32": 4, "bf16": 2}
 # Bytes at which the price of a byte bends: around the caches of processors.
 BENDS = tuple(size * 2.0**20 for size in (1, 4, 16, 64))
+# Median relative error of the fit from which on something else must have kept the machine busy: 4 % is usual.
+_SCATTER = 0.12
+# Past this bend a layer's calls begin cold.
+_COLD = 2
 # Queries that go over the cache together when a text is read at once.
 _QUERIES = 32
 # A layer of PanGu-π blocks makes calls beyond those of a plain one, which makes about 20: a GELU and two joinings for
@@ -55,6 +60,7 @@ _SHORTCUT_CALLS, _SERIES_CALLS = 3 / 20, 2 / 20
 PRICES = (
     "fixed",
     "layer",
+    "layer, cold",
     "element",
     "logit",
     *(f"weight byte, one row {bend}" for bend in range(len(BENDS))),
@@ -150,6 +156,7 @@ def features(shape: ModelConfig, batch: int, start: Array, length: Array, itemsi
     columns = [
         np.ones_like(start),
         np.full_like(start, depth * _calls(shape)),
+        depth * _calls(shape) * level[:, _COLD],
         depth * rows * elements,
         np.full_like(start, float(batch * shape.vocab_size)),
         np.where(one, read[:, None] * level, 0.0),
@@ -225,24 +232,42 @@ def fit_training(steps: Sequence[Step]) -> tuple[float, dict[float, float]]:
 
 
 def calibrate(
-    store: Store, device: torch.device, threads: int, *, dtype: str = "fp32", renew: bool = False
+    store: Store,
+    device: torch.device,
+    threads: int,
+    *,
+    dtype: str = "fp32",
+    renew: bool = False,
+    probes: Probes | None = None,
 ) -> Calibration:
     """This machine's prices: found in the store, or measured in under 30 s and kept there.
 
-    They belong to the machine, the device, the threads, the dtype and the versions of torch and Lilliput; a damaged
-    file is measured anew. renew: measure again whatever is there.
+    They belong to the machine, the device, the threads, the dtype, the probes and the versions of torch and Lilliput; a
+    damaged file is measured anew. renew: measure again whatever is there. probes: what is timed, if not the usual.
     """
-    key = _key(device, threads, dtype)
+    probes = probes or usual_probes(device)
+    key = _key(device, threads, dtype, probes)
     path = store.root / "calibrations" / f"{canonical_hash(key)[:24]}.json"
     if not renew and (found := _read(path, key)):
-        return found
+        return _vouched(found)
     with locked(path.with_suffix(".lock"), "the calibration"):
         if not renew and (found := _read(path, key)):
-            return found
+            return _vouched(found)
         say("timing this machine, about 20 s, once: the result is kept")
-        measured = measure_machine(device, threads, dtype, key)
+        measured = measure_machine(device, threads, dtype, probes)
         write_json(path, {"key": key, **measured.to_dict()})
-    return measured
+    return _vouched(measured)
+
+
+def _vouched(calibration: Calibration) -> Calibration:
+    """`calibration`, with a warning where its probes contradict one another."""
+    error = float(calibration.about["fit_error"])
+    if error > _SCATTER:
+        warn_once(
+            f"this machine was busy when it was timed: the probes scatter by {error:.0%}, so speeds and hours are "
+            "rough; `lilliput plan --recalibrate` once it is quiet times it again"
+        )
+    return calibration
 
 
 def rate_here() -> Callable[[ModelConfig], float]:
@@ -250,7 +275,7 @@ def rate_here() -> Callable[[ModelConfig], float]:
     return calibrate(Store(), pick_device(), usual_threads()).tokens_per_second
 
 
-def _key(device: torch.device, threads: int, dtype: str) -> dict[str, Any]:
+def _key(device: torch.device, threads: int, dtype: str, probes: Probes) -> dict[str, Any]:
     # The cores that machine() counts are the threads asked for.
     here = {name: value for name, value in machine().items() if name in ("cpu", "gpu", "system", "memory_gb")}
     known = versions()
@@ -260,6 +285,7 @@ def _key(device: torch.device, threads: int, dtype: str) -> dict[str, Any]:
         "device": device.type,
         "threads": threads,
         "dtype": dtype,
+        "probes": canonical_hash(asdict(probes))[:12],
         "versions": {name: known[name] for name in ("lilliput", "torch")},
     }
 
@@ -271,6 +297,7 @@ def _read(path: Path, key: dict[str, Any]) -> Calibration | None:
     try:
         raw = read_json(path)
         found = Calibration.from_dict(raw)
+        float(found.about["fit_error"])
         if raw["key"] != key:
             raise ValueError("it is of another machine")
     except (StorageError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -279,28 +306,26 @@ def _read(path: Path, key: dict[str, Any]) -> Calibration | None:
     return found
 
 
-def measure_machine(device: torch.device, threads: int, dtype: str, about: dict[str, Any]) -> Calibration:
-    """Time the probes (plan/probes.py) here and now and fit the prices. about: what the calibration is of."""
+def measure_machine(device: torch.device, threads: int, dtype: str, probes: Probes) -> Calibration:
+    """Time the probes here and now and fit the prices."""
     began, before = time.monotonic(), torch.get_num_threads()
     torch.set_num_threads(threads)
-    shapes = decode_shapes()
+    points: list[Point] = []
+    steps: list[Step] = []
     try:
-        with Progress("calibrating", probes_in_all(shapes, device), "shapes") as bar:
-            points: list[Point] = []
-            for done, shape in enumerate(shapes, 1):
-                points += decode_points(shape, device, DTYPES[dtype])
-                bar.update(done)
-            steps: list[Step] = []
-            for done, step in enumerate(train_steps(device, threads), len(shapes) + 1):
+        with Progress("calibrating", len(probes), "shapes") as bar:
+            for found in decode_points(probes, device, DTYPES[dtype]):
+                points += found
+                bar.update(bar.done + 1)
+            for step in train_steps(probes, device, threads):
                 steps.append(step)
-                bar.update(done)
+                bar.update(bar.done + 1)
     finally:
         torch.set_num_threads(before)
-    prices = fit_prices(points, dtype)
     layer, rates = fit_training(steps)
-    found = Calibration(dtype, prices, layer, tuple(rates), tuple(rates.values()), about)
+    fitted = Calibration(dtype, fit_prices(points, dtype), layer, tuple(rates), tuple(rates.values()), {})
     seconds = round(time.monotonic() - began, 1)
-    return replace(found, about={**about, "seconds": seconds, **_probes(found, points, steps)})
+    return replace(fitted, about={"seconds": seconds, **_probes(fitted, points, steps)})
 
 
 def _probes(found: Calibration, points: Sequence[Point], steps: Sequence[Step]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """What a calibration times: real generators and real training steps of a few shapes.
 
-The fastest of many short stretches counts, not their mean: what else the machine does can only slow a stretch down.
+Of many short stretches the lower quartile counts: what else a machine does slows some of them down, and the very
+fastest is faster than a whole run ever is.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,10 +25,12 @@ DECODE_SHAPES = (
     (2, 32, 2, 2, 88, 512),
     (12, 32, 2, 1, 88, 512),
     (1, 64, 2, 2, 176, 24_576),
+    (1, 32, 2, 2, 88, 40_960),
     (4, 128, 4, 4, 352, 2048),
     (8, 96, 3, 3, 256, 1024),
     (16, 192, 6, 6, 512, 2048),
     (6, 256, 4, 4, 704, 4096),
+    (10, 320, 10, 10, 832, 4096),
     (2, 512, 8, 8, 1408, 8192),
     (6, 512, 8, 2, 1408, 1024),
     (1, 1024, 16, 4, 2816, 16_384),
@@ -37,23 +40,46 @@ DECODE_SHAPES = (
 BATCHES = ((2_000_000, (1, 4, 20)), (20_000_000, (1, 20)), (10**12, (1, 6)))
 POSITIONS = (6, 160, 480)
 CONTEXT = 512
-# Depth, width, heads, FFN, vocabulary, windows of TRAIN_CONTEXT: the first is so small that a layer's calls show.
+# Depth, width, heads, FFN, vocabulary, windows of TRAIN_CONTEXT. The first two are of one width, and the first is so
+# small that a layer's calls show.
+TRAIN_SHAPES = (
+    (4, 64, 2, 176, 256, 1),
+    (4, 64, 2, 176, 1024, 16),
+    (2, 256, 4, 704, 2048, 16),
+    (1, 768, 12, 2048, 2048, 4),
+)
+TRAIN_SHAPES_GPU = (
+    (4, 64, 2, 176, 256, 1),
+    (4, 64, 2, 176, 1024, 64),
+    (4, 768, 12, 2048, 4096, 64),
+    (2, 2048, 16, 5504, 8192, 64),
+)
 TRAIN_CONTEXT = 128
-TRAIN_SHAPES = {
-    "cpu": (
-        (4, 64, 2, 176, 256, 1),
-        (4, 64, 2, 176, 1024, 16),
-        (2, 256, 4, 704, 2048, 16),
-        (1, 768, 12, 2048, 2048, 8),
-    ),
-    "cuda": (
-        (4, 64, 2, 176, 256, 1),
-        (4, 256, 4, 704, 2048, 64),
-        (4, 768, 12, 2048, 4096, 64),
-        (2, 2048, 16, 5504, 8192, 64),
-    ),
-}
-_STRETCH, _POINT, _STEPS = 0.006, 0.09, 0.8
+# Seconds of a stretch, and its steps at most.
+_STRETCH, _LONGEST = 0.006, 32
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What a calibration times.
+
+    decode: depth, width, heads, key-value heads, FFN and vocabulary of each shape that writes. train: depth, width,
+    heads, FFN, vocabulary and windows of each training step, the first two of one width. point, step: seconds for each
+    decoding step (a shape at a batch and a position), and for each training step.
+    """
+
+    decode: tuple[tuple[int, int, int, int, int, int], ...] = DECODE_SHAPES
+    train: tuple[tuple[int, int, int, int, int, int], ...] = TRAIN_SHAPES
+    point: float = 0.08
+    step: float = 0.7
+
+    def __len__(self) -> int:
+        return len(self.decode) + len(self.train)
+
+
+def usual_probes(device: torch.device) -> Probes:
+    """The probes for a kind of device."""
+    return Probes(train=TRAIN_SHAPES_GPU) if device.type == "cuda" else Probes()
 
 
 @dataclass(frozen=True)
@@ -75,16 +101,14 @@ class Step:
     seconds: float
 
 
-def decode_shapes() -> list[ModelConfig]:
-    """The shapes of the decoding probes."""
-    return [
-        _shape(depth, width, heads, kv_heads, ffn, vocab, CONTEXT)
-        for depth, width, heads, kv_heads, ffn, vocab in DECODE_SHAPES
-    ]
+def decode_points(probes: Probes, device: torch.device, dtype: torch.dtype) -> Iterator[list[Point]]:
+    """Time each shape that writes, at several batches and positions."""
+    for depth, width, heads, kv_heads, ffn, vocab in probes.decode:
+        shape = _shape(depth, width, heads, kv_heads, ffn, vocab, CONTEXT)
+        yield list(_points(shape, probes.point, device, dtype))
 
 
-def decode_points(shape: ModelConfig, device: torch.device, dtype: torch.dtype) -> Iterator[Point]:
-    """Time a shape at several batches and positions."""
+def _points(shape: ModelConfig, seconds: float, device: torch.device, dtype: torch.dtype) -> Iterator[Point]:
     model = Decoder(shape).to(device, dtype)
     for batch in next(batches for limit, batches in BATCHES if shape.parameters() <= limit):
         writer = Generator(model, batch)
@@ -92,34 +116,33 @@ def decode_points(shape: ModelConfig, device: torch.device, dtype: torch.dtype) 
             # Fresh zeros are one page of memory however often they stand there; a written cache is not.
             writer.cache.fill_(0.01)
         for position in POSITIONS:
-            ids = torch.zeros(batch, 1, dtype=torch.long, device=device)
-            seconds, steps = _decode_step(writer, ids, position, device)
-            yield Point(shape, batch, position + (steps - 1) / 2, seconds)
+            taken, steps = _decode_step(writer, position, seconds, device)
+            yield Point(shape, batch, position + (steps - 1) / 2, taken)
 
 
-def _decode_step(writer: Generator, ids_B1: torch.Tensor, position: int, device: torch.device) -> tuple[float, int]:
+def _decode_step(writer: Generator, position: int, seconds: float, device: torch.device) -> tuple[float, int]:
     """(seconds of a step, steps of a stretch)."""
+    ids_BT = torch.zeros(writer.batch, _LONGEST + 1, dtype=torch.long, device=device)
 
     def stretch(steps: int) -> None:
         writer.position = position
-        fed_B1 = ids_B1
-        for _ in range(steps):
-            fed_B1 = writer.feed(fed_B1).argmax(-1)[:, None]
+        for step in range(steps):
+            ids_BT[:, step + 1] = writer.feed(ids_BT[:, step : step + 1]).argmax(-1)
 
     with torch.inference_mode():
         stretch(1)
         once = _timed(lambda: stretch(1), device)
-        steps = max(1, min(32, round(_STRETCH / once)))
-        return _fastest(lambda: stretch(steps), device, _POINT) / steps, steps
+        steps = max(1, min(_LONGEST, round(_STRETCH / once)))
+        return _quartile(lambda: stretch(steps), device, seconds) / steps, steps
 
 
-def train_steps(device: torch.device, threads: int) -> Iterator[Step]:
-    """Time one training step, not compiled, of each training probe."""
-    for depth, width, heads, ffn, vocab, windows in TRAIN_SHAPES[device.type]:
+def train_steps(probes: Probes, device: torch.device, threads: int) -> Iterator[Step]:
+    """Time one training step, not compiled, of each shape that trains."""
+    for depth, width, heads, ffn, vocab, windows in probes.train:
         shape = _shape(depth, width, heads, heads, ffn, vocab, TRAIN_CONTEXT)
         step = _train_step(shape, windows, device, threads)
         step()
-        yield Step(shape, windows, _fastest(step, device, _STEPS))
+        yield Step(shape, windows, _quartile(step, device, probes.step, least=1))
 
 
 def _train_step(shape: ModelConfig, windows: int, device: torch.device, threads: int) -> Callable[[], None]:
@@ -160,12 +183,12 @@ def _timed(work: Callable[[], None], device: torch.device) -> float:
     return _now(device) - begin
 
 
-def _fastest(work: Callable[[], None], device: torch.device, seconds: float) -> float:
-    """The shortest of the calls that fit in `seconds`, at least three."""
+def _quartile(work: Callable[[], None], device: torch.device, seconds: float, least: int = 3) -> float:
+    """The lower quartile of the seconds of the calls that fit in `seconds`, but of so many at least."""
     taken: list[float] = []
-    while len(taken) < 3 or sum(taken) < seconds:
+    while len(taken) < least or sum(taken) < seconds:
         taken.append(_timed(work, device))
-    return min(taken)
+    return sorted(taken)[len(taken) // 4]
 
 
 def _now(device: torch.device) -> float:
@@ -173,7 +196,3 @@ def _now(device: torch.device) -> float:
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
-
-def probes_in_all(shapes: Sequence[ModelConfig], device: torch.device) -> int:
-    """How many shapes a calibration times."""
-    return len(shapes) + len(TRAIN_SHAPES[device.type])

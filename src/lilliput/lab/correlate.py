@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lilliput.errors import ConfigError
@@ -34,12 +34,12 @@ def speeds(own: list[dict[str, Any]]) -> dict[str, float]:
 def correlate(trend: Trend, found: Found) -> dict[str, Any]:
     """ρ over the arms that have finished cells, the points it is taken over, and the verdict.
 
-    An arm is one point: its seeds are averaged, at equal seeds where some arms have more (`arm_levels`). Of cells
-    of one arm that differ in x, the mean is taken.
+    An arm is one point: its seeds are averaged. Bits per byte are compared at equal seeds where some arms have more
+    (`arm_levels`); a speed has nothing to do with the seed.
     """
     met = {key: cell for key, cell in found.items() if holds(trend.where, cell)}
-    y = arm_levels(_measured(trend.y, met))
-    x = {arm: value for arm, value in _placed(trend.x, met).items() if arm in y}
+    y = _levels(trend.y, met)
+    x = {arm: value for arm, value in _means(met, lambda cell: value_of(cell, trend.x)).items() if arm in y}
     bound = trend.bound
     row: dict[str, Any] = {
         "x": trend.x,
@@ -57,18 +57,17 @@ def correlate(trend: Trend, found: Found) -> dict[str, Any]:
     return row | {"verdict": verdict, "why": "", "rho": rho.to_dict()}
 
 
-def _measured(y: str, found: Found) -> dict[tuple[str, int], float]:
+def _levels(y: str, found: Found) -> dict[str, float]:
     if y == "bits_per_byte":
-        return {key: float(cell["value"]) for key, cell in found.items()}
-    batch = str(_BATCH[y])
-    one = {key: speeds([cell]) for key, cell in found.items()}
-    return {key: by_batch[batch] for key, by_batch in one.items() if batch in by_batch}
+        return arm_levels({key: float(cell["value"]) for key, cell in found.items()})
+    return _means(found, lambda cell: speeds([cell]).get(str(_BATCH[y])))
 
 
-def _placed(x: str, found: Found) -> dict[str, float]:
+def _means(found: Found, quantity: Callable[[dict[str, Any]], float | None]) -> dict[str, float]:
+    """The mean of a quantity over each arm's cells that have it."""
     values: dict[str, list[float]] = {}
     for (arm, _), cell in found.items():
-        if (value := value_of(cell, x)) is not None:
+        if (value := quantity(cell)) is not None:
             values.setdefault(arm, []).append(value)
     return {arm: sum(own) / len(own) for arm, own in values.items()}
 

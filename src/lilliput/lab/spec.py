@@ -150,7 +150,8 @@ class Study(_Part):
 
     def all_seeds(self) -> list[int]:
         """Every seed that some arm has; first those that all arms have."""
-        return list(dict.fromkeys([*self.seeds, *(seed for own in self.more_seeds.values() for seed in own)]))
+        more = {seed for own in self.more_seeds.values() for seed in own}
+        return [*self.seeds, *sorted(more - set(self.seeds))]
 
     def arm(self, named: str) -> str:
         """The arm that a claim names: by its name, or on an axis by its value."""

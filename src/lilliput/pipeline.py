@@ -139,14 +139,15 @@ class Run:
         """Run every stage that is missing."""
         if self.world.main:
             write_json(self.folder / "run.json", training_identity(self.asked, self.inputs))
-        texts = Texts(self.asked, self.inputs, self._stage)
+        settled = self._settled() if self.decide((self.folder / "recipe.yaml").exists()) else None
+        texts = Texts(self.asked, self.inputs, self._stage, settled)
         corpus = texts.corpus()
         compacted = texts.compacted(corpus)
         tokenizer = texts.tokenizer(corpus, compacted)
         packed = texts.shards(corpus, tokenizer)
         shards = Shards(packed.path, "train", tokenizer.hash)
         base = self._base(compacted)
-        shape, config, notes = self._plan(shards, tokenizer, base)
+        shape, config, notes = self._plan(shards, tokenizer, base, settled)
         seen = config.tokens * packed.manifest["text_bytes"] / packed.manifest["tokens"]
         limit = min(self.asked.evaluate.during, int(_EVALUATION_SHARE * seen))
         evaluator = score_on_the_way(tokenizer, Documents(corpus.path, "dev"), limit)
@@ -177,11 +178,13 @@ class Run:
         return compacted.path if compacted else Path(self.asked.source).expanduser()
 
     def _plan(
-        self, shards: Shards, tokenizer: Tokenizer, base: Path | None
+        self, shards: Shards, tokenizer: Tokenizer, base: Path | None, settled: Recipe | None
     ) -> tuple[ModelConfig, TrainConfig, list[str]]:
         """Settle shape and training once; a resumed run takes what its `recipe.yaml` says."""
-        settled_before = self.decide((self.folder / "recipe.yaml").exists())
-        recipe = self._settled() if settled_before else self.asked
+        recipe = self.asked
+        if settled:
+            # The speed was met when the shape was settled; another timing of the machine must not refuse it now.
+            recipe = settled.model_copy(update={"budget": settled.budget.model_copy(update={"speed": None})})
         if base is not None:
             shape = read_config(base / "config.json")
         else:
@@ -196,7 +199,7 @@ class Run:
             recipe.train, shape, len(shards.tokens), int(shards.bytes.sum(dtype="u8")), self.asked.seed, self.device
         )
         say(f"plan       {describe(shape)}")
-        if settled_before:
+        if settled:
             say(f"training   as settled before in {self.folder / 'recipe.yaml'}")
             return shape, config, read_notes(self.folder / "recipe.yaml")
         for note in notes:

@@ -28,11 +28,12 @@ Build = Callable[[Path], dict[str, Any]]
 @dataclass(frozen=True)
 class Texts:
     """asked: the recipe. inputs: content hashes of all it reads. stage: (name, key, build) → the stage, found or
-    built."""
+    built. settled: the recipe as a run that goes on has settled it before; None for a new one."""
 
     asked: Recipe
     inputs: dict[str, Any]
     stage: Callable[[str, dict[str, Any], Build], Stage]
+    settled: Recipe | None = None
 
     def corpus(self) -> Stage:
         """All documents, duplicates dropped, some held out."""
@@ -85,7 +86,9 @@ class Texts:
             tokenizer = Tokenizer.of(read_recipe_source(self.asked))
             say(f"tokenizer  {tokenizer.vocab_size:,} pieces, from {tokenizer_place(self.asked)}")
             return tokenizer
-        vocab_size = derive_shape(self.asked).vocab_size
+        # What was planned once stays: where a speed is asked, another timing could plan otherwise.
+        planned = self.settled.tokenizer.vocab_size if self.settled else None
+        vocab_size = planned or derive_shape(self.asked).vocab_size
 
         def build(folder: Path) -> dict[str, Any]:
             trained = train_tokenizer(Documents(corpus.path, "train"), vocab_size)

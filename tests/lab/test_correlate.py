@@ -73,6 +73,12 @@ def test_seeds_are_averaged_at_equal_seeds() -> None:
     assert levels == {"a": pytest.approx(1.25), "b": pytest.approx(1.35), "c": pytest.approx(1.45)}
     assert arm_levels({}) == {}
     assert arm_levels({("a", 0): 1.0, ("a", 1): 3.0}) == {"a": pytest.approx(2.0)}
+    # Nothing links these two: neither arm is changed for the other's seed.
+    assert arm_levels({("a", 0): 1.0, ("b", 1): 2.0, ("b", 2): 4.0}) == {"a": 1.0, "b": 3.0}
+    # What is missing from a full block does not move what is there.
+    full = {(arm, seed): 2 + index / 10 + seed / 7 for index, arm in enumerate("abcd") for seed in range(4)}
+    part = {key: value for key, value in full.items() if key[1] < 1 or key[0] in "ad"}
+    assert arm_levels(part) == pytest.approx(arm_levels(full))
 
 
 def test_correlations_over_arms() -> None:

@@ -162,10 +162,13 @@ def arm_levels(values: Mapping[tuple[str, int], float]) -> dict[str, float]:
 
     values: by (arm, seed). The arm's effect in the additive model of `pooled_seed_variance`; with the same seeds
     for all it is the arm's mean. Without this an arm that has only an easy seed would look better than it is.
+    Where no chain of shared seeds links all arms, seeds cannot be told from arms: then it is the arm's mean.
     """
     if not len(values):
         return {}
     design, measured, arms = _additive(values)
+    if np.linalg.matrix_rank(design) < design.shape[1] - 1:
+        return {arm: float(measured[design[:, index] > 0].mean()) for index, arm in enumerate(arms)}
     effects = np.linalg.lstsq(design, measured, rcond=None)[0]
     average_seed = effects[len(arms) :].mean()
     return {arm: float(effects[index] + average_seed) for index, arm in enumerate(arms)}
@@ -263,7 +266,7 @@ _RULES: dict[Kind, Callable[[float, float, float], tuple[bool, bool]]] = {
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """Mean bits per byte of an arm over its seeds.
+    """Mean bits per byte of an arm over its seeds; where arms have different seeds, at equal ones (`arm_levels`).
 
     sd: spread of the arm's own seeds (NaN with one). low, high: 95 % interval of the arm's own level, from
     the spread over seeds (pooled over all arms) and the choice of documents. Two arms are compared by
@@ -290,13 +293,14 @@ def summarise(cells: Cells, *, confidence: float = CONFIDENCE) -> dict[str, ArmS
     dof = sum(len(own) - 1 for own in values.values())
     squares = sum(float(((own - own.mean()) ** 2).sum()) for own in values.values())
     quantile = t_quantile((1 + confidence) / 2, dof if dof else math.inf)
+    levels = arm_levels({key: cell.bits_per_byte for key, cell in cells.items()})
     summaries = {}
     for arm, own in arms.items():
         same = all(own[0].same_documents(cell) for cell in own)
         nats = np.mean([cell.nats for cell in own], axis=0) if same else own[0].nats
         se_seed = math.sqrt(squares / dof / len(own)) if dof else 0.0
         half = quantile * math.hypot(se_seed, document_error(nats, own[0].sizes))
-        mean = float(values[arm].mean())
+        mean = levels[arm]
         sd = float(values[arm].std(ddof=1)) if len(own) > 1 else math.nan
         summaries[arm] = ArmSummary(arm, mean, mean - half, mean + half, len(own), sd)
     return summaries

@@ -116,6 +116,7 @@ def readme(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:
         "Lower bits per byte are better; a positive gain means that the arm is better. ± is the standard "
         "deviation over seeds. Intervals cover seeds (pooled over the arms) and the choice of documents; "
         "see docs/evaluate.md."
+        + (" Arms with fewer seeds are shown as at the average seed." if summary["more_seeds"] else "")
     )
     if summary["correlations"]:
         parts.append(_ABOUT_CORRELATIONS)

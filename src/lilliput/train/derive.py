@@ -17,6 +17,7 @@ from lilliput.device import compiler, threads, total_memory
 from lilliput.errors import ConfigError
 from lilliput.progress import count
 from lilliput.train.config import TrainConfig as TrainConfig
+from lilliput.train.memory import activation_bytes
 
 if TYPE_CHECKING:
     from lilliput.model.config import ModelConfig
@@ -38,6 +39,8 @@ COMPILE_SECONDS = 300
 SAVE_SECONDS = 60
 EVALUATIONS = 10
 CPU_ACTIVATIONS = 1 << 30
+# Of the room for activations; the rest is for the work of the backward pass and the loss.
+FILLED = 0.75
 ROWS = 2000
 
 
@@ -76,21 +79,13 @@ def horizon(train: TrainSettings, parameters: int, tokens_per_epoch: int, bytes_
     return Horizon(float(TOKENS_PER_PARAMETER * parameters), f"{TOKENS_PER_PARAMETER} a parameter (2203.15556)")
 
 
-def activation_bytes(model: ModelConfig, itemsize: int) -> int:
-    """What one token leaves in memory for the backward pass: an estimate in bytes, a third of it spare."""
-    attention = 4 * model.width + 3 * model.heads * model.head_dim + 4 * model.kv_heads * model.head_dim
-    layer = attention + 2 * model.width + 4 * model.ffn
-    return int(1.5 * itemsize * (model.depth * layer + 4 * model.width))
-
-
 def micro_limit(model: ModelConfig, device: torch.device, precision: str) -> int:
     """Windows whose activations fit: in 1 GiB or an eighth of memory on a CPU, in half of a GPU's memory."""
     if device.type == "cuda":
         room = torch.cuda.get_device_properties(device).total_memory // 2
     else:
         room = min(CPU_ACTIVATIONS, (total_memory() or 8 << 30) // 8)
-    itemsize = 2 if precision == "bf16" else 4
-    return max(1, room // (activation_bytes(model, itemsize) * model.context))
+    return max(1, int(FILLED * room / (activation_bytes(model, precision) * model.context)))
 
 
 def nominal_rate(model: ModelConfig, device: torch.device) -> float:

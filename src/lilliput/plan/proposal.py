@@ -18,6 +18,7 @@ from lilliput.plan.rules import table_share
 from lilliput.plan.search import Ranked, explore, search
 from lilliput.recipe import Recipe
 from lilliput.train.derive import derive
+from lilliput.train.memory import step_bytes
 
 if TYPE_CHECKING:
     from lilliput.plan.latency import Calibration
@@ -108,10 +109,14 @@ def _plan(
 
 
 def _training(recipe: Recipe, shape: ModelConfig, calibration: Calibration | None) -> dict[str, Any]:
-    """How long the run is and takes here."""
+    """How long the run is and takes here, and the memory of a step."""
     config, _ = derive(recipe.train, shape, _ENDLESS, _ENDLESS, recipe.seed, pick_device())
     seconds = calibration.train_seconds(shape, config.tokens, config.micro_sequences) if calibration else None
-    return {"tokens": config.tokens, "hours": None if seconds is None else seconds / 3600}
+    passes = math.ceil(config.batch_sequences / config.micro_sequences)
+    memory = step_bytes(
+        shape, config.micro_sequences, precision=config.precision, compile=config.compile, passes=passes
+    )
+    return {"tokens": config.tokens, "hours": None if seconds is None else seconds / 3600, "memory_bytes": memory}
 
 
 def _expected(shape: ModelConfig, best: ModelConfig, prior: Prior) -> dict[str, float]:

@@ -61,14 +61,14 @@ def cost_table(plans: Sequence[Mapping[str, Any]]) -> Table:
     head = ["plan", "16 bits", "8 bits", "4 bits", f"cache of {plans[0]['context']:,}", "FLOPs a token"]
     head += ["tokens/s"] if timed else []
     head += ["measured"] if measured else []
-    head += ["training tokens"] + (["training here"] if timed else [])
+    head += ["training tokens", "memory"] + (["time here"] if timed else [])
     rows = []
     for place, plan in enumerate(plans, 1):
         row = [str(place), *(size(plan["weight_bytes"][bits]) for bits in ("16", "8", "4"))]
         row += [size(plan["kv_cache_bytes"]), amount(round(plan["flops_per_token"]))]
         row += [amount(round(plan["tokens_per_second"]))] if timed else []
         row += [amount(round(plan["measured_tokens_per_second"] or 0))] if measured else []
-        row += [amount(plan["training"]["tokens"])]
+        row += [amount(plan["training"]["tokens"]), size(plan["training"]["memory_bytes"])]
         row += [duration(3600 * plan["training"]["hours"])] if timed else []
         rows.append(row)
     return head, rows

@@ -127,7 +127,9 @@ class ModelConfig:
             raise ModelError("a plain llama has no PanGu-π blocks", where=f"model.{name}", mend="use family=pangu")
         if pangu and not blocks:
             raise ModelError(
-                "a pangu without shortcut and series is a llama", where="model.family", mend="use family=llama"
+                "a pangu without shortcut and series is a llama",
+                where="model.family",
+                mend="leave one of the two out, which gives its default, or use family=llama",
             )
 
     def layer_matrix_parameters(self) -> int:

@@ -22,7 +22,6 @@ from filelock import FileLock, Timeout
 from lilliput.evaluate.statistics import Scores
 from lilliput.lab.grid import Cell, fill_in
 from lilliput.lab.spec import Study
-from lilliput.progress import say
 from lilliput.report.scale import thin
 from lilliput.store import Store, read_json, write_atomic
 from lilliput.train.metrics import read_metrics
@@ -105,18 +104,7 @@ def taken(folder: Path, cell: Cell) -> Iterator[bool]:
 
 
 def measure(study: Study, cell: Cell, folder: Path, store: Store, device: str) -> dict[str, Any]:
-    """Run one cell to its end, going on where a killed run stopped, and write its file.
-
-    A cell that has finished and lacks only its speed is not trained again.
-    """
-    found = finished(folder, cell) or _train(study, cell, folder, store, device)
-    if study.speed and not found.get("speed"):
-        found = {**found, "speed": _speeds(found["shape"], device)}
-        write_atomic(cell_file(folder, cell), dump(found))
-    return found
-
-
-def _train(study: Study, cell: Cell, folder: Path, store: Store, device: str) -> dict[str, Any]:
+    """Run one cell to its end, going on where a killed run stopped, and write its file."""
     # Here, not above: `study list` and `show` answer without loading all that training needs.
     from lilliput.pipeline import make
 
@@ -131,15 +119,18 @@ def _train(study: Study, cell: Cell, folder: Path, store: Store, device: str) ->
     return found
 
 
-def _speeds(shape: dict[str, Any], device: str) -> list[dict[str, Any]]:
-    """How fast a model of this shape writes here, by the paper's protocol: random weights, so that the trained ones
-    need not be at hand, in a fresh process."""
+def add_speed(found: dict[str, Any], folder: Path, cell: Cell, device: str) -> None:
+    """Measure how fast the shape of a finished cell writes here, and write that to the cell's file.
+
+    By the paper's protocol: random weights, so that the trained ones need not be at hand, in a process of its own.
+    """
     from lilliput.evaluate.speed import BATCHES, speed_of_shape
     from lilliput.model.config import ModelConfig
 
-    config = ModelConfig(**{name: value for name, value in shape.items() if name != "summary"})
-    say("measuring how fast it writes")
-    return [speed_of_shape(config, batch=batch, device=device, title="writing").to_dict() for batch in BATCHES]
+    shape = ModelConfig(**{name: value for name, value in found["shape"].items() if name != "summary"})
+    title = f"writing, {cell.arm}"
+    speeds = [speed_of_shape(shape, batch=batch, device=device, title=title).to_dict() for batch in BATCHES]
+    write_atomic(cell_file(folder, cell), dump({**found, "speed": speeds}))
 
 
 def _record(study: Study, cell: Cell, results: dict[str, Any], run: Path, wall: float) -> dict[str, Any]:

@@ -7,12 +7,13 @@ none is run twice, and a killed process loses at most what its running cell had 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lilliput.errors import ConfigError, TrainingError
 from lilliput.evaluate.statistics import t_quantile
-from lilliput.lab.cells import complete, failure, finished, measure, note_failure, read_cell, taken
+from lilliput.lab.cells import add_speed, complete, failure, finished, measure, note_failure, read_cell, taken
 from lilliput.lab.grid import Cell, cells_of, fill_in
 from lilliput.lab.spec import Study, find_study, read_study, studies_shipped
 from lilliput.lab.summary import summarise_study
@@ -113,13 +114,21 @@ class _Session:
         self.tried: set[str] = set()
 
     def run(self) -> None:
-        """Take free cells until none is left, or the limits are reached."""
+        """Measure until nothing is left, or the limits are reached.
+
+        Speeds come last, when no cell of the study is training any more, and one at a time.
+        """
+        self._each(lambda cell: cell.stem not in self.tried and not finished(self.folder, cell), self._take)
+        if self.study.speed:
+            self._each(lambda cell: bool(finished(self.folder, cell)) and not self._complete(cell), self._time)
+
+    def _each(self, is_left: Callable[[Cell], bool], take: Callable[[Cell], bool]) -> None:
+        """Take free cells until none is left; those that other processes hold are waited for."""
         waiting = False
-        while True:
-            left = [cell for cell in self.cells if cell.stem not in self.tried and not self._complete(cell)]
-            if not left or self._enough():
+        while left := [cell for cell in self.cells if is_left(cell)]:
+            if self._enough():
                 return
-            if not any(self._take(cell) for cell in left):
+            if not any(take(cell) for cell in left):
                 if self._enough():
                     return
                 if not waiting:
@@ -142,11 +151,11 @@ class _Session:
         with taken(self.folder, cell) as free:
             if not free:
                 return False
-            if self._complete(cell):
+            if finished(self.folder, cell):
                 return True
-            if read_cell(self.folder, cell) is not None and not finished(self.folder, cell):
+            if read_cell(self.folder, cell) is not None:
                 say(f"{cell.arm}, seed {cell.seed}: its settings changed, measuring it again")
-            done = sum(map(self._complete, self.cells))
+            done = sum(finished(self.folder, other) is not None for other in self.cells)
             say(f"cell {done + len(self.failed) + 1} of {len(self.cells)}: {cell.arm}, seed {cell.seed}")
             self.tried.add(cell.stem)
             try:
@@ -158,6 +167,21 @@ class _Session:
                 return True
         self.measured.append(cell.stem)
         say(f"{cell.arm}, seed {cell.seed}: {found['value']:.4f} bits per byte")
+        _write(self.study, self.cells, self.folder)
+        return True
+
+    def _time(self, cell: Cell) -> bool:
+        """Measure the speed of a finished cell, unless another process has done so meanwhile."""
+        if self._enough():
+            return False
+        with locked(self.folder / ".locks" / "speed.lock", f"the speeds of {self.study.name}"):
+            found = finished(self.folder, cell)
+            if found is None or self._complete(cell):
+                return True
+            say(f"{cell.arm}, seed {cell.seed}: measuring how fast it writes")
+            add_speed(found, self.folder, cell, self.device)
+        if cell.stem not in self.measured:
+            self.measured.append(cell.stem)
         _write(self.study, self.cells, self.folder)
         return True
 

@@ -165,6 +165,13 @@ def test_the_folder_holds_tokenizer_map_report_and_proofs(big: Path, corpus: Pat
     assert data["bytes_per_token"]["after"] < data["bytes_per_token"]["before"]
 
 
+def test_a_folder_with_a_class_of_its_own_is_written_again(big: Path, corpus: Path, tmp_path: Path) -> None:
+    """A model directory that ships code is cut with it; the same command must not stumble over that."""
+    compact_here(big, corpus, tmp_path / "out", 500)
+    (tmp_path / "out" / "modeling_own.py").write_text("", encoding="utf-8")
+    assert compact_here(big, corpus, tmp_path / "out", 450)["vocab_size"] == 450
+
+
 def test_the_same_input_gives_the_same_files(big: Path, corpus: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         compact_here(big, corpus, tmp_path / name, 450)

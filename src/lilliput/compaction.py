@@ -37,7 +37,7 @@ _CHANGES = 20
 # What a compaction writes.
 _OURS = (
     "tokenizer.json", "tokenizer_config.json", "ids.json", "report.json", "report.html", "witnesses.json",
-    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "LICENSE*",
+    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "LICENSE*", "*.py",
 )  # fmt: skip
 # Points of the coverage curve that are kept, evenly in the logarithm of the size.
 _POINTS = 200

@@ -141,6 +141,7 @@ def test_the_tokenizer_loads_with_no_model_beside_it(tmp_path):
     ]
     new = transformers.AutoTokenizer.from_pretrained(tmp_path / "new")
     assert len(new) == 265
+    assert set(new("the cat")) == {"input_ids", "attention_mask"}
     assert new.decode(new("the cat 中文").input_ids, skip_special_tokens=True) == "the cat 中文"
     assert json.loads((tmp_path / "new" / "ids.json").read_text())["old"] == compaction.ids.tolist()
 

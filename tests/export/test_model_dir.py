@@ -62,6 +62,7 @@ def test_transformers_reads_ours(tmp_path, tokenizer, changes):
     assert theirs.config.max_position_embeddings == 64
     assert theirs.generation_config.eos_token_id == tokenizer.eos_id
     reader = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert reader.model_input_names == ["input_ids", "attention_mask"]
     assert reader("the dog")["input_ids"] == [tokenizer.bos_id, *tokenizer.encode("the dog")]
     assert reader.model_max_length == 64
 

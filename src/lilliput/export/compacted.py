@@ -73,6 +73,9 @@ def write_tokenizer(out: Path, source: Source, config: Mapping[str, Any] | None 
         elif isinstance(kept.get(name), dict):
             kept[name] = {role: token for role, token in kept[name].items() if content_of(token) in pieces}
     kept |= {name: source.config[name] for name in ("chat_template", "user_defined_symbols") if name in source.config}
+    if source.kind != "WordPiece":
+        # Without this, version 4 of transformers also gives token types, which decoders refuse.
+        kept.setdefault("model_input_names", ["input_ids", "attention_mask"])
     written = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **kept}
     text = json.dumps(source.definition, ensure_ascii=False, indent=1)
     write_atomic(out / "tokenizer.json", f"{text}\n")

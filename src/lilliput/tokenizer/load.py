@@ -87,6 +87,8 @@ class Tokenizer:
             "add_prefix_space": False,
             "clean_up_tokenization_spaces": False,
             "split_special_tokens": True,
+            # Without this, version 4 of transformers also gives token types, which a decoder refuses.
+            "model_input_names": ["input_ids", "attention_mask"],
             **{name: self._config[name] for name in _KEPT_CONFIG if self._config.get(name) is not None},
         }
         if model_max_length is not None:

@@ -233,6 +233,11 @@ def test_a_calibration_reads_well_and_predicts(tmp_path):
     assert found.train_seconds(_shape(), 1000, 1) > 0
 
 
+def test_a_slow_machine_is_timed_once_only(tmp_path):
+    patient = replace(FEW, point=60.0, step=60.0, limit=0.0)
+    assert calibrate(Store(tmp_path), CPU, 1, probes=patient).about["seconds"] < 60
+
+
 def test_prices_of_another_dtype_are_not_confused(tmp_path):
     store = Store(tmp_path)
     calibrate(store, CPU, 1, probes=FEW)

@@ -53,8 +53,8 @@ _SCATTER = 0.12
 _COLD = 2
 # Queries that go over the cache together when a text is read at once.
 _QUERIES = 32
-# What the calls of PanGu-π blocks add to a plain layer's, as shares of them (timed at widths 64 and 256): a GELU and two
-# joinings for the shortcut, two calls for the second term of the activation. Their weights are counted as all others.
+# What the calls of PanGu-π blocks add to a plain layer's, as shares of them (timed at widths 64 to 256): a GELU and two
+# joinings for the shortcut, two calls for the second term of the activation. Their weights count as all others do.
 _SHORTCUT_CALLS, _SERIES_CALLS = 0.08, 0.05
 
 PRICES = (
@@ -309,15 +309,16 @@ def _read(path: Path, key: dict[str, Any]) -> Calibration | None:
 def measure_machine(device: torch.device, threads: int, dtype: str, probes: Probes) -> Calibration:
     """Time the probes here and now and fit the prices."""
     began, before = time.monotonic(), torch.get_num_threads()
+    until = began + probes.limit
     torch.set_num_threads(threads)
     points: list[Point] = []
     steps: list[Step] = []
     try:
         with Progress("calibrating", len(probes), "shapes") as bar:
-            for found in decode_points(probes, device, DTYPES[dtype]):
+            for found in decode_points(probes, device, DTYPES[dtype], until):
                 points += found
                 bar.update(bar.done + 1)
-            for step in train_steps(probes, device, threads):
+            for step in train_steps(probes, device, threads, until):
                 steps.append(step)
                 bar.update(bar.done + 1)
     finally:

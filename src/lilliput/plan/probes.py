@@ -65,13 +65,15 @@ class Probes:
 
     decode: depth, width, heads, key-value heads, FFN and vocabulary of each shape that writes. train: depth, width,
     heads, FFN, vocabulary and windows of each training step, the first two of one width. point, step: seconds for each
-    decoding step (a shape at a batch and a position), and for each training step.
+    decoding step (a shape at a batch and a position), and for each training step. limit: seconds after which each of
+    those left is timed once only, for on a busy or slow machine all of it would take minutes.
     """
 
     decode: tuple[tuple[int, int, int, int, int, int], ...] = DECODE_SHAPES
     train: tuple[tuple[int, int, int, int, int, int], ...] = TRAIN_SHAPES
     point: float = 0.08
     step: float = 0.7
+    limit: float = 25.0
 
     def __len__(self) -> int:
         return len(self.decode) + len(self.train)
@@ -101,27 +103,30 @@ class Step:
     seconds: float
 
 
-def decode_points(probes: Probes, device: torch.device, dtype: torch.dtype) -> Iterator[list[Point]]:
-    """Time each shape that writes, at several batches and positions."""
+def decode_points(
+    probes: Probes, device: torch.device, dtype: torch.dtype, until: float
+) -> Iterator[list[Point]]:
+    """Time each shape that writes, at several batches and positions. until: when `limit` is up (time.monotonic)."""
     for depth, width, heads, kv_heads, ffn, vocab in probes.decode:
         shape = _shape(depth, width, heads, kv_heads, ffn, vocab, CONTEXT)
-        yield list(_points(shape, probes.point, device, dtype))
+        model = Decoder(shape).to(device, dtype)
+        batches = next(batches for limit, batches in BATCHES if shape.parameters() <= limit)
+        yield [point for batch in batches for point in _points(model, batch, probes.point, until)]
 
 
-def _points(shape: ModelConfig, seconds: float, device: torch.device, dtype: torch.dtype) -> Iterator[Point]:
-    model = Decoder(shape).to(device, dtype)
-    for batch in next(batches for limit, batches in BATCHES if shape.parameters() <= limit):
-        writer = Generator(model, batch)
-        with torch.inference_mode():
-            # Fresh zeros are one page of memory however often they stand there; a written cache is not.
-            writer.cache.fill_(0.01)
+def _points(model: Decoder, batch: int, seconds: float, until: float) -> Iterator[Point]:
+    writer = Generator(model, batch)
+    with torch.inference_mode():
+        # Fresh zeros are one page of memory however often they stand there; a written cache is not.
+        writer.cache.fill_(0.01)
         for position in POSITIONS:
-            taken, steps = _decode_step(writer, position, seconds, device)
-            yield Point(shape, batch, position + (steps - 1) / 2, taken)
+            taken, steps = _decode_step(writer, position, seconds, until)
+            yield Point(model.config, batch, position + (steps - 1) / 2, taken)
 
 
-def _decode_step(writer: Generator, position: int, seconds: float, device: torch.device) -> tuple[float, int]:
+def _decode_step(writer: Generator, position: int, seconds: float, until: float) -> tuple[float, int]:
     """(seconds of a step, steps of a stretch)."""
+    device = writer.cache.device
     ids_BT = torch.zeros(writer.batch, _LONGEST + 1, dtype=torch.long, device=device)
 
     def stretch(steps: int) -> None:
@@ -129,20 +134,22 @@ def _decode_step(writer: Generator, position: int, seconds: float, device: torch
         for step in range(steps):
             ids_BT[:, step + 1] = writer.feed(ids_BT[:, step : step + 1]).argmax(-1)
 
-    with torch.inference_mode():
-        stretch(1)
-        once = _timed(lambda: stretch(1), device)
-        steps = max(1, min(_LONGEST, round(_STRETCH / once)))
-        return _quartile(lambda: stretch(steps), device, seconds) / steps, steps
+    stretch(1)
+    once = _timed(lambda: stretch(1), device)
+    if time.monotonic() > until:
+        return once, 1
+    steps = max(1, min(_LONGEST, round(_STRETCH / once)))
+    return _quartile(lambda: stretch(steps), device, seconds) / steps, steps
 
 
-def train_steps(probes: Probes, device: torch.device, threads: int) -> Iterator[Step]:
-    """Time one training step, not compiled, of each shape that trains."""
+def train_steps(probes: Probes, device: torch.device, threads: int, until: float) -> Iterator[Step]:
+    """Time one training step, not compiled, of each shape that trains. until: as for `decode_points`."""
     for depth, width, heads, ffn, vocab, windows in probes.train:
         shape = _shape(depth, width, heads, heads, ffn, vocab, TRAIN_CONTEXT)
         step = _train_step(shape, windows, device, threads)
-        step()
-        yield Step(shape, windows, _quartile(step, device, probes.step, least=1))
+        first = _timed(step, device)
+        late = time.monotonic() > until
+        yield Step(shape, windows, first if late else _quartile(step, device, probes.step, least=1))
 
 
 def _train_step(shape: ModelConfig, windows: int, device: torch.device, threads: int) -> Callable[[], None]:

@@ -90,7 +90,7 @@ def gguf_bytes(shape: ModelConfig, bits: int) -> int:
 
 
 @given(shape=shapes())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_parameters_and_bytes_are_those_of_the_built_model(shape: ModelConfig) -> None:
     state = meta(shape).state_dict()
     assert shape.parameters() == sum(tensor.numel() for tensor in state.values())
@@ -101,7 +101,7 @@ def test_parameters_and_bytes_are_those_of_the_built_model(shape: ModelConfig) -
 
 
 @given(shape=shapes(), bits=st.sampled_from([16, 8, 4]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_fallbacks_are_named_where_rows_do_not_fill_blocks_and_nowhere_else(shape: ModelConfig, bits: int) -> None:
     found = fallbacks(shape, bits)
     odd = {
@@ -158,7 +158,7 @@ def test_eighty_grouped_layers_are_taken_for_the_70b_model() -> None:
 
 
 @given(shape=shapes(), batch=st.integers(1, 3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_cache_bytes_are_the_generators(shape: ModelConfig, batch: int) -> None:
     cache = Generator(Decoder(shape), batch).cache
     assert batch * kv_cache_bytes(shape, itemsize=cache.element_size()) == cache.numel() * cache.element_size()
@@ -166,7 +166,7 @@ def test_cache_bytes_are_the_generators(shape: ModelConfig, batch: int) -> None:
 
 
 @given(shape=shapes(), positions=st.integers(0, 40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_flops_are_those_of_a_real_pass(shape: ModelConfig, positions: int) -> None:
     shape = replace(shape, context=64)
     model = Decoder(shape)

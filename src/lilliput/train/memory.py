@@ -61,8 +61,9 @@ def step_bytes(
     """Peak memory in bytes that training takes over what the process had before the model was built: weights,
     gradients, AdamW's two moments, activations, loss, work space and what the heap cannot use again.
 
-    micro_sequences: windows of `shape.context` tokens in one forward and backward pass. passes: micro batches in a
-    step; where there are more, the gradients of the first lie beside the activations of the next.
+    micro_sequences: windows of `shape.context` tokens in one forward and backward pass. precision: fp32 or bf16.
+    compile: with compiled layers. passes: micro batches in a step; where there are more, the gradients of the first
+    lie beside the activations of the next.
     """
     tokens = micro_sequences * shape.context
     parameters = 4 * shape.parameters()
@@ -73,9 +74,12 @@ def step_bytes(
     kept = shape.depth * (layer.activations + layer.copies + _SLACK.passing * layer.passing)
     # The last norm's input, both its results and the gradient that the loss leaves.
     ends = 4 * 4 * tokens * shape.width
-    loss = _loss_bytes(shape, tokens, precision) + _SLACK.head * table
+    half = precision == "bf16"
+    # Autocast adds a rounded head and a rounded product of its gradient; gradients of matrices begin as bf16.
+    loss = _loss_bytes(shape, tokens, precision) + (_SLACK.head + half) * table
     late = max(0, body - shape.depth * layer.activations) if passes == 1 else 0
-    backward = _SLACK.gradients * late + _SLACK.weights * body / shape.depth + 2 * table
+    weights = _SLACK.weights / (2 if half else 1) * body / shape.depth
+    backward = _SLACK.gradients * late + weights + 2 * table
     work = _SLACK.layer * layer.activations + max(loss, backward)
     return int(held + kept + ends + work) + (_COMPILER if compile else _LIBRARIES)
 
@@ -111,8 +115,9 @@ def _layer(shape: ModelConfig, tokens: int, precision: str, compile: bool) -> _L
         passing = tokens * (4 * squares + item * outputs)
     if item == 4:
         return _Layer(activations, 4 * joined, passing)
-    # Autocast rounds every matrix; those that are joined first are joined in fp32.
-    return _Layer(activations, 2 * shape.layer_matrix_parameters(), passing + (0 if compile else 4 * joined))
+    # Autocast rounds every matrix; those that are joined first pass by in fp32.
+    unrounded = 0 if compile else round(_SLACK.passing * 4 * joined)
+    return _Layer(activations, 2 * shape.layer_matrix_parameters() + unrounded, passing)
 
 
 def _loss_bytes(shape: ModelConfig, tokens: int, precision: str) -> int:

@@ -75,8 +75,8 @@ def step_bytes(
     # The last norm's input, both its results and the gradient that the loss leaves.
     ends = 4 * 4 * tokens * shape.width
     half = precision == "bf16"
-    # Autocast adds a rounded head and a rounded product of its gradient; gradients of matrices begin as bf16.
-    loss = _loss_bytes(shape, tokens, precision) + (_SLACK.head + half) * table
+    # Autocast adds a rounded head; gradients of matrices begin as bf16.
+    loss = _loss_bytes(shape, tokens, precision) + (_SLACK.head + half / 2) * table
     late = max(0, body - shape.depth * layer.activations) if passes == 1 else 0
     weights = _SLACK.weights / (2 if half else 1) * body / shape.depth
     backward = _SLACK.gradients * late + weights + 2 * table

@@ -1,6 +1,7 @@
 """Decoding speed: what is measured is what `generate` does; every figure is there and consistent; errors come home."""
 
 import os
+import signal
 import statistics
 from functools import partial
 from pathlib import Path
@@ -96,8 +97,10 @@ def test_a_fresh_process_measures_memory_threads_and_dtype():
 def test_what_goes_wrong_in_the_fresh_process_is_told_here(tmp_path):
     with pytest.raises(ModelError, match=r"no model\.safetensors"):
         measure_apart(partial(read_weights, tmp_path, _shape()), new=2)
-    with pytest.raises(ApartError, match="code 9"):
+    with pytest.raises(ApartError, match=r"code 9 .*__main__"):
         call_apart(partial(os._exit, 9))
+    with pytest.raises(ApartError, match=r"code -9 .* memory"):
+        call_apart(partial(signal.raise_signal, signal.SIGKILL))
 
 
 @pytest.mark.parametrize("wrong", [{"new": 0}, {"prefix": 0}, {"batch": -1}, {"repeats": 0}, {"warmups": -1}])

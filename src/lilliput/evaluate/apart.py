@@ -21,16 +21,23 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class ApartError(LilliputError):
-    """The fresh process ended without an answer."""
+    """The fresh process ended without an answer. code: its exit code, negative where a signal ended it."""
 
-    kind = "memory"
+    def __init__(self, code: int | None) -> None:
+        ended = code is not None and code < 0
+        super().__init__(
+            f"the measuring process ended with code {code} and gave no answer",
+            mend="choose a smaller model or batch, or free some memory"
+            if ended
+            else 'a script that measures begins its work under `if __name__ == "__main__":`',
+        )
 
 
 def call_apart(work: Callable[[], Any]) -> Any:
     """`work()` in a process that has done nothing before; raises what it raises.
 
-    work: a function of a module, or a `partial` of one. Raises ApartError where the process was ended from outside,
-    as systems do that run out of memory.
+    work: a function of a module, or a `partial` of one. Raises ApartError where the process ends without one,
+    as where the system ended it because memory ran out.
     """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
@@ -41,10 +48,7 @@ def call_apart(work: Callable[[], Any]) -> Any:
         done, outcome = here.recv()
     except EOFError:
         process.join()
-        raise ApartError(
-            f"the measuring process ended with code {process.exitcode} and gave no answer",
-            mend="choose a smaller model or batch, or free some memory",
-        ) from None
+        raise ApartError(process.exitcode) from None
     finally:
         process.kill()
         process.join()

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from lilliput.errors import TokenizerError
+from lilliput.tokenizer.llama2c import is_tokenizer_bin
 
 # Larger files are weights or text; the largest vocabularies in use take 30 MB.
 _LARGEST = 512_000_000
@@ -23,9 +24,11 @@ _FOREIGN = {
     b"\x80\x04": "a pickle, which is not read",
     b"version https://git-lfs": "a pointer to a file that git-lfs has not fetched",
 }
+# What a folder's tokenizer may be called, the most certain first.
+_NAMES = ("tokenizer.json", "tokenizer.model", "*.tiktoken", "*.model", "vocab.json", "vocab.txt", "tok*.bin")
 _MEND = (
     "name a tokenizer.json, a SentencePiece .model, a tiktoken file, a WordPiece vocab.txt, a vocab.json with its "
-    "merges.txt, or a folder that holds one"
+    "merges.txt, a llama2.c tokenizer.bin, or a folder that holds one"
 )
 
 
@@ -35,7 +38,7 @@ def find_file(path: Path) -> Path:
         if not path.is_file():
             raise TokenizerError("no tokenizer there", where=str(path), mend=_MEND)
         return path
-    for pattern in ("tokenizer.json", "tokenizer.model", "*.tiktoken", "*.model", "vocab.json", "vocab.txt"):
+    for pattern in _NAMES:
         found = sorted(file for file in path.glob(pattern) if file.is_file())
         if pattern == "vocab.json" and not (path / "merges.txt").is_file():
             continue
@@ -59,7 +62,7 @@ def read_bytes(file: Path) -> bytes:
 
 
 def format_of(data: bytes, where: str) -> str:
-    """`json`, `sentencepiece`, `tiktoken`, `wordpiece` or `merges`. Raises TokenizerError for anything else."""
+    """`json`, `sentencepiece`, `llama2c`, `tiktoken`, `wordpiece` or `merges`. Raises TokenizerError for another."""
     if not data.strip():
         raise TokenizerError("not a tokenizer: the file is empty", where=where, mend=_MEND)
     if data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{":
@@ -74,6 +77,8 @@ def format_of(data: bytes, where: str) -> str:
     # A SentencePiece model begins with its first piece: a message (field 1) with a string and, often, a score.
     if data[:1] == b"\n" and data[2:3] == b"\n":
         return "sentencepiece"
+    if is_tokenizer_bin(data):
+        return "llama2c"
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:

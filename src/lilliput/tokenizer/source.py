@@ -21,6 +21,7 @@ from lilliput.store import canonical_hash
 from lilliput.tokenizer.definition import Read
 from lilliput.tokenizer.fast import add_declared, parse_json, read_fast, read_pair
 from lilliput.tokenizer.formats import find_file, format_of, read_bytes
+from lilliput.tokenizer.llama2c import read_tokenizer_bin
 from lilliput.tokenizer.sentencepiece import read_sentencepiece
 from lilliput.tokenizer.tiktoken import read_tiktoken
 from lilliput.tokenizer.wordpiece import read_wordpiece
@@ -103,6 +104,8 @@ def read_source(path: Path | str, *, pattern: str | None = None, special: Sequen
         found = read_tiktoken(data, str(file), pattern, special)
     elif kind == "sentencepiece":
         found = read_sentencepiece(data, str(file))
+    elif kind == "llama2c":
+        found = read_tokenizer_bin(data, str(file))
     elif kind == "wordpiece":
         found = read_wordpiece(data, str(file), declared)
     else:

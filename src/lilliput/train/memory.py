@@ -63,7 +63,7 @@ def step_bytes(
 
     micro_sequences: windows of `shape.context` tokens in one forward and backward pass. precision: fp32 or bf16.
     compile: with compiled layers. passes: micro batches in a step; where there are more, the gradients of the first
-    lie beside the activations of the next.
+    lie beside the activations of the next, and the graph of each is taken to be gone before the next begins.
     """
     tokens = micro_sequences * shape.context
     parameters = 4 * shape.parameters()

@@ -47,6 +47,8 @@ CASES: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "biased": ((4096, 8, 256, 8, 4, 768, 512, 3), {"attention_bias": True, "mlp_bias": True}),
     "small-batch": ((4096, 10, 576, 9, 9, 1536, 128, 1), {}),
     "pangu": ((4096, 6, 256, 4, 4, 704, 512, 4), {"family": "pangu"}),
+    "three-passes": ((2048, 12, 128, 4, 4, 352, 256, 8), {"passes": 3}),
+    "two-passes": ((4096, 6, 256, 4, 4, 704, 512, 4), {"passes": 2}),
     "bf16": ((4096, 6, 256, 4, 4, 704, 512, 8), {"precision": "bf16"}),
     "bf16-large-vocabulary": ((32768, 4, 256, 4, 4, 704, 256, 8), {"precision": "bf16"}),
     "compiled": ((4096, 6, 256, 4, 4, 704, 512, 6), {"compile": True}),

@@ -99,6 +99,8 @@ class Engine:
             # fully_shard averages gradients over processes; the batch's mean is their sum.
             torch.autograd.backward(loss * world.size)
             total += loss.detach()
+            # The finished graph would stand while the next pass runs, and its small objects keep freed memory apart.
+            del loss
         return total
 
     def _share(self) -> int:

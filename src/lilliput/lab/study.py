@@ -18,8 +18,8 @@ from lilliput.lab.grid import Cell, cells_of, fill_in
 from lilliput.lab.spec import Study, find_study, read_study, studies_shipped
 from lilliput.lab.summary import summarise_study
 from lilliput.lab.write import table, verdict_lines, write_results
-from lilliput.plan.search import derive_shape
 from lilliput.progress import duration, say, warn
+from lilliput.settle import check_request
 from lilliput.store import Store, locked, write_atomic
 
 RESULTS = Path("results")
@@ -198,8 +198,7 @@ def _check(study: Study, cells: list[Cell]) -> None:
                 continue
             if not Path(path).expanduser().exists():
                 raise ConfigError(f"{path} does not exist", where=f"{where}, {cell.arm}", mend="give a path that does")
-        if recipe.source is None:
-            derive_shape(recipe)
+        check_request(recipe)
 
 
 def _found(cells: list[Cell], folder: Path) -> dict[tuple[str, int], dict[str, Any]]:

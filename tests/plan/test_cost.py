@@ -13,7 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from lilliput.errors import ConfigError
 from lilliput.model import Decoder, ModelConfig, gemm, initialise
 from lilliput.model.generate import Generator
-from lilliput.plan.cost import decode_flops, fallbacks, kv_cache_bytes, share, train_flops, weight_bytes
+from lilliput.plan.cost import decode_flops, fallbacks, kv_cache_bytes, weight_bytes
+from lilliput.plan.rules import table_share
+from lilliput.train.derive import flops
 
 # Two named shapes: rows that fill every block, and the demo's, whose width is no multiple of 256.
 ROUND = ModelConfig(
@@ -95,7 +97,7 @@ def test_parameters_and_bytes_are_those_of_the_built_model(shape: ModelConfig) -
     state = meta(shape).state_dict()
     assert shape.parameters() == sum(tensor.numel() for tensor in state.values())
     tables = [name for name in state if "embed_tokens" in name or "lm_head" in name]
-    assert share(shape) == sum(state[name].numel() for name in tables) / shape.parameters()
+    assert table_share(shape) == sum(state[name].numel() for name in tables) / shape.parameters()
     for bits in (16, 8, 4):
         assert weight_bytes(shape, bits) == gguf_bytes(shape, bits)
 
@@ -186,7 +188,7 @@ def test_training_flops_are_three_passes_without_attention() -> None:
     attention = decode_flops(ROUND, 100) - decode_flops(ROUND, 99)
     pass_ = decode_flops(ROUND, 0) - attention
     one_axis = sum(tensor.numel() for tensor in meta(ROUND).state_dict().values() if tensor.dim() == 1)
-    assert train_flops(ROUND, 10) == 10 * (3 * pass_ + 6 * one_axis)
+    assert flops(ROUND, 10) == 10 * (3 * pass_ + 6 * one_axis)
 
 
 def test_other_bits_are_refused() -> None:

@@ -15,9 +15,6 @@ from dataclasses import dataclass
 from lilliput.errors import ConfigError
 from lilliput.model.config import ModelConfig
 from lilliput.model.spaces import sizes, templates
-from lilliput.train.derive import flops as train_flops
-
-__all__ = ["BITS", "Fallback", "decode_flops", "fallbacks", "kv_cache_bytes", "share", "train_flops", "weight_bytes"]
 
 BITS = (16, 8, 4)
 
@@ -118,12 +115,6 @@ def decode_flops(shape: ModelConfig, positions: int) -> float:
     matrices = sum(tensor.elements for tensor in _tensors(shape) if _multiplied(tensor.template, tensor.shape, shape))
     attention = 2.0 * shape.depth * shape.heads * shape.head_dim * (positions + 1)
     return 2.0 * (matrices + attention)
-
-
-def share(shape: ModelConfig) -> float:
-    """Embedding and head over all parameters (PanGu-π Pro §2.1); a tied table counts once."""
-    tables = shape.vocab_size * shape.width * (1 if shape.tied else 2)
-    return tables / sum(tensor.elements for tensor in _tensors(shape))
 
 
 def _tensors(shape: ModelConfig) -> Iterator[_Stored]:

@@ -233,7 +233,7 @@ class Run:
             "format": _WEIGHTS_FORMAT,
             "tokens": data,
             "from": self.inputs["from"],
-            "shape": asdict(shape),
+            "shape": shape.identity(),
             # Sums taken by more processes differ in their last bits.
             "processes": self.world.size,
             "train": {name: value for name, value in asdict(config).items() if name not in FREE_KEYS},

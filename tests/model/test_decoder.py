@@ -8,21 +8,25 @@ from lilliput.device import compiler
 from lilliput.errors import ModelError
 from lilliput.model import Decoder
 
+KINDS = {"llama": {}, "pangu": {"family": "pangu"}, "qwen3": {"model_type": "qwen3", "qk_norm": True}}
+
 
 def peer(model: Decoder):
-    """The transformers Llama with the same weights; for PanGu-π blocks the class that we ship on top of it."""
+    """The transformers model with the same weights; for PanGu-π blocks the class that we ship on top of it."""
     transformers = pytest.importorskip("transformers")
-    kind, settings = transformers.LlamaForCausalLM, transformers.LlamaConfig
     if model.config.family == "pangu":
         from lilliput.export.blocks import modeling_lilliput_pangu as ours
 
         kind, settings = ours.LilliputPanguForCausalLM, ours.LilliputPanguConfig
-    llama = kind(settings.from_dict(model.config.to_hf()))
+    else:
+        settings = transformers.CONFIG_MAPPING[model.config.model_type]
+        kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[settings]
+    theirs = kind(settings.from_dict(model.config.to_hf()))
     state = dict(model.state_dict())
     if model.config.tied:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
-    llama.load_state_dict(state, strict=True)
-    return llama.eval()
+    theirs.load_state_dict(state, strict=True)
+    return theirs.eval()
 
 
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
@@ -72,11 +76,11 @@ def test_a_new_decoder_is_zero_and_leaves_the_generator_alone():
     assert all(p.abs().sum() == 0 for name, p in model.named_parameters() if "norm" not in name)
 
 
-@pytest.mark.parametrize("family", ["llama", "pangu"])
-def test_compiled_equals_eager(family):
+@pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
+def test_compiled_equals_eager(changes):
     if compiler() is None:
         pytest.skip("no C++ compiler")
-    changes = {"heads": 4, "kv_heads": 2, "tied": False, "family": family}
+    changes = {"heads": 4, "kv_heads": 2, "tied": False, **changes}
     eager, compiled = decoder(**changes), decoder(**changes)
     for block in compiled.model.layers:
         block.compile(dynamic=False)
@@ -89,9 +93,9 @@ def test_compiled_equals_eager(family):
         assert (one.grad - other.grad).abs().max() <= 1e-4 * one.grad.abs().max()
 
 
-@pytest.mark.parametrize("family", ["llama", "pangu"])
-def test_half_precision_runs_and_is_close(family):
-    model = decoder(family=family)
+@pytest.mark.parametrize("changes", KINDS.values(), ids=KINDS)
+def test_half_precision_runs_and_is_close(changes):
+    model = decoder(**changes)
     exact = model(ids(2, 16), ids(2, 16, seed=1))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = model(ids(2, 16), ids(2, 16, seed=1))

@@ -42,7 +42,8 @@ def save_model_dir(
 
 
 def load_model_dir(path: Path | str, device: torch.device | str = "cpu") -> tuple[Decoder, Tokenizer]:
-    """Read a model directory of ours (of any family) or of a transformers Llama, as fp32 on `device`.
+    """Read a model directory of ours (of any family) or of transformers' Llama, Mistral, Qwen2 or Qwen3, as fp32 on
+    `device`.
 
     Raises ModelError where it is none, uses what this decoder does not implement, or is damaged.
     """
@@ -89,7 +90,8 @@ def _ships(config: ModelConfig) -> dict[str, Any]:
 def _short_card(config: ModelConfig) -> str:
     own = config.family != "llama"
     trust = ", trust_remote_code=True" if own else ""
-    kind = "Llama-shaped with PanGu-π blocks, whose class lies in this folder" if own else "Llama-shaped"
+    plain = f"{config.model_type.capitalize()}-shaped"
+    kind = "Llama-shaped with PanGu-π blocks, whose class lies in this folder" if own else plain
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation

@@ -1,41 +1,17 @@
-"""The shape of a decoder, and its translation to and from the `config.json` of a Hugging Face Llama."""
+"""The shape of a decoder, and its translation to and from the `config.json` of Hugging Face (architectures.py)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lilliput.errors import ModelError
+from lilliput.model.architectures import ARCHITECTURES, PANGU, Architecture, bias_keys, read
 
 FAMILIES = ("llama", "pangu")
-PANGU = "lilliput_pangu"  # the model_type of PanGu-π blocks, whose class each model directory brings along
 BY_FAMILY = -1  # of `shortcut` and `series`: what the family has by default
 INITS = ("constant", "gpt2", "gpt2-residual", "internlm", "depth", "fan-in")
-
-# Keys of foreign configurations that change what the model computes and that we do not implement:
-# each may be present only with a value that means "off".
-_UNSUPPORTED = (
-    "rope_scaling",
-    "quantization_config",
-    "sliding_window",
-    "attention_dropout",
-    "rope_interleaved",
-    "use_qk_norm",
-    "no_rope_layers",
-    "num_experts",
-    "num_local_experts",
-    "final_logit_softcapping",
-    "attn_logit_softcapping",
-)
-# The same for factors, where 1 means "off".
-_UNSUPPORTED_FACTORS = (
-    "partial_rotary_factor",
-    "logits_scaling",
-    "residual_multiplier",
-    "embedding_multiplier",
-    "attention_multiplier",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +22,9 @@ class ModelConfig:
     family: "llama", or "pangu" for PanGu-π blocks (pangu.py). Of these, `shortcut` is the bottleneck of the augmented
     shortcut, 0 for none, and `series` the number of the activation's terms, 1 for the plain one. Left at BY_FAMILY they
     are settled here: 0 and 1 for llama, `default_shortcut` and 2 for pangu.
+    model_type: transformers' name of what this is, a key of ARCHITECTURES; PanGu-π blocks have their own. It decides
+    which biases and norms there may be: `attention_bias` of q, k and v, `output_bias` of the attention's output (None:
+    as attention_bias), `qk_norm` an RMSNorm over head_dim of each query and key before it is turned.
 
     Raises ModelError for a shape that cannot be computed or that `transformers` would refuse to load.
     """
@@ -69,6 +48,9 @@ class ModelConfig:
     shortcut: int = BY_FAMILY
     series: int = BY_FAMILY
     init: str = "fan-in"
+    model_type: str = "llama"
+    qk_norm: bool = False
+    output_bias: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "depth", "width", "heads", "kv_heads", "head_dim", "ffn", "context"):
@@ -88,18 +70,12 @@ class ModelConfig:
                 where="model.kv_heads",
                 mend="choose kv_heads that divides heads",
             )
-        if self.width % self.heads:
-            # Nothing in the arithmetic needs it, but transformers' Llama refuses such a config.json.
-            raise ModelError(
-                f"width {self.width} is no multiple of {self.heads} heads; transformers' Llama refuses that",
-                where="model.heads",
-                mend="choose heads that divides width (head_dim may be set apart)",
-            )
         if self.family not in FAMILIES:
             raise ModelError(
                 f"unknown model family {self.family!r}", where="model.family", mend=f"one of {', '.join(FAMILIES)}"
             )
         self._settle_blocks()
+        self._settle_type()
         if self.init not in INITS:
             raise ModelError(
                 f"unknown initialisation {self.init!r}", where="model.init", mend=f"one of {', '.join(INITS)}"
@@ -132,6 +108,55 @@ class ModelConfig:
                 mend="leave one of the two out, which gives its default, or use family=llama",
             )
 
+    def _settle_type(self) -> None:
+        """Let model_type follow the family, and refuse what transformers' class of that name does not compute."""
+        if self.model_type in ("llama", PANGU):
+            object.__setattr__(self, "model_type", PANGU if self.family == "pangu" else "llama")
+        known = ARCHITECTURES.get(self.model_type)
+        if known is None or (self.family == "pangu") != (self.model_type == PANGU):
+            kinds = [kind for kind in ARCHITECTURES if kind != PANGU]
+            raise ModelError(
+                f"no {self.family} has the model_type {self.model_type!r}",
+                where="model.model_type",
+                mend="leave it out" if self.family == "pangu" else f"one of {', '.join(kinds)}",
+            )
+        if known.whole_heads and self.width % self.heads:
+            # Nothing in the arithmetic needs it, but transformers' Llama refuses such a config.json.
+            raise ModelError(
+                f"width {self.width} is no multiple of {self.heads} heads; transformers' Llama refuses that",
+                where="model.heads",
+                mend="choose heads that divides width (head_dim may be set apart)",
+            )
+        self._settle_biases(known)
+
+    def _settle_biases(self, known: Architecture) -> None:
+        if self.output_bias == self.attention_bias:
+            object.__setattr__(self, "output_bias", None)
+        output = self.attention_bias if known.output_bias is None else known.output_bias
+        for name, has, wanted in (
+            ("attention_bias", self.attention_bias, known.attention_bias),
+            ("output_bias", self.has_output_bias(), output),
+            ("mlp_bias", self.mlp_bias, known.mlp_bias),
+            ("qk_norm", self.qk_norm, known.qk_norm),
+        ):
+            if wanted is not None and has != wanted:
+                raise ModelError(
+                    f"{name} is {has}, which transformers' {self.model_type} does not compute",
+                    where=f"model.{name}",
+                    mend=f"set {name}={wanted}, or another model_type",
+                )
+
+    def has_output_bias(self) -> bool:
+        """Whether the attention's output has a bias."""
+        return self.attention_bias if self.output_bias is None else self.output_bias
+
+    def identity(self) -> dict[str, Any]:
+        """The fields as a stored stage's key has them: those that came later only where they say something, so that
+        what was stored under a plain shape is still found."""
+        fields = asdict(self)
+        plain = {"model_type": PANGU if self.family == "pangu" else "llama", "qk_norm": False, "output_bias": None}
+        return {name: value for name, value in fields.items() if name not in plain or value != plain[name]}
+
     def layer_matrix_parameters(self) -> int:
         """Weights in the matrices of one layer: seven, and two of the shortcut where there is one."""
         attention = 2 * self.width * self.head_dim * (self.heads + self.kv_heads)
@@ -146,11 +171,14 @@ class ModelConfig:
         """Stored parameters, exactly; a tied head counts once."""
         biases = 0
         if self.attention_bias:
-            biases += self.head_dim * (self.heads + 2 * self.kv_heads) + self.width
+            biases += self.head_dim * (self.heads + 2 * self.kv_heads)
+        if self.has_output_bias():
+            biases += self.width
         if self.mlp_bias:
             biases += 2 * self.ffn + self.width
         series = 2 * self.series * self.ffn if self.series > 1 else 0
-        layer = self.layer_matrix_parameters() + biases + series + 2 * self.width
+        norms = 2 * self.width + (2 * self.head_dim if self.qk_norm else 0)
+        layer = self.layer_matrix_parameters() + biases + series + norms
         tables = self.vocab_size * self.width * (1 if self.tied else 2)
         return self.depth * layer + tables + self.width
 
@@ -174,9 +202,7 @@ class ModelConfig:
             "rope_theta": self.rope_theta,
             "rope_parameters": {"rope_type": "default", "rope_theta": self.rope_theta},
             "rope_scaling": None,
-            "attention_bias": self.attention_bias,
-            "attention_dropout": 0.0,
-            "mlp_bias": self.mlp_bias,
+            **bias_keys(self.model_type, self.attention_bias, self.mlp_bias),
             "tie_word_embeddings": self.tied,
             "bos_token_id": self.bos_id,
             "eos_token_id": self.eos_id,
@@ -186,11 +212,11 @@ class ModelConfig:
         }
 
     def _hf_class(self) -> dict[str, Any]:
+        named = {"architectures": [ARCHITECTURES[self.model_type].model_class], "model_type": self.model_type}
         if self.family == "llama":
-            return {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+            return named
         return {
-            "architectures": ["LilliputPanguForCausalLM"],
-            "model_type": PANGU,
+            **named,
             "auto_map": {
                 "AutoConfig": f"configuration_{PANGU}.LilliputPanguConfig",
                 "AutoModel": f"modeling_{PANGU}.LilliputPanguModel",
@@ -202,51 +228,12 @@ class ModelConfig:
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], where: str = "config.json") -> ModelConfig:
-        """Read the `config.json` of a Llama or of our own PanGu-π. An absent key means transformers' default.
+        """Read the `config.json` of a model_type in ARCHITECTURES. An absent key means transformers' default for it.
 
         Raises ModelError that names whatever this decoder does not implement.
         """
-        if raw.get("model_type") not in ("llama", PANGU):
-            raise ModelError(
-                f"model_type {raw.get('model_type')!r} is not supported",
-                where=where,
-                mend=f"give a model whose model_type is llama or {PANGU}",
-            )
-        pangu = raw["model_type"] == PANGU
-        rope = _rope(raw, where)
-        for key in _UNSUPPORTED:
-            if key != "rope_scaling" and raw.get(key):
-                raise _unsupported(key, raw[key], where)
-        for key in _UNSUPPORTED_FACTORS:
-            if raw.get(key) not in (None, 1, 1.0):
-                raise _unsupported(key, raw[key], where)
-        if raw.get("hidden_act", "silu") not in ("silu", "swish"):
-            raise _unsupported("hidden_act", raw["hidden_act"], where)
         try:
-            heads = int(raw.get("num_attention_heads", 32))
-            width = int(raw.get("hidden_size", 4096))
-            kv_heads, head_dim = raw.get("num_key_value_heads"), raw.get("head_dim")
-            eos_id = _first(raw.get("eos_token_id", 2), default=0)
-            return cls(
-                vocab_size=int(raw.get("vocab_size", 32000)),
-                depth=int(raw.get("num_hidden_layers", 32)),
-                width=width,
-                heads=heads,
-                kv_heads=heads if kv_heads is None else int(kv_heads),
-                head_dim=width // heads if head_dim is None else int(head_dim),
-                ffn=int(raw.get("intermediate_size", 11008)),
-                bos_id=_first(raw.get("bos_token_id", 1), default=eos_id),
-                eos_id=eos_id,
-                tied=bool(raw.get("tie_word_embeddings", False)),
-                context=int(raw.get("max_position_embeddings", 2048)),
-                rope_theta=rope,
-                norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-                attention_bias=bool(raw.get("attention_bias", False)),
-                mlp_bias=bool(raw.get("mlp_bias", False)),
-                family="pangu" if pangu else "llama",
-                shortcut=int(raw.get("shortcut_size", 0)) if pangu else 0,
-                series=int(raw.get("activation_series", 1)) if pangu else 1,
-            )
+            return cls(**read(raw, where))
         except (TypeError, ValueError, ZeroDivisionError) as error:
             raise ModelError(
                 f"a size in the model's configuration is not usable: {error}", where=where
@@ -258,37 +245,3 @@ def default_shortcut(width: int) -> int:
     32 on, since quantisers take rows in blocks of 32 and the second matrix has rows of this length."""
     step = 32 if width >= 32 * 32 else 8
     return max(8, round(width / 32 / step) * step)
-
-
-def _rope(raw: Mapping[str, Any], where: str) -> float:
-    """The rotary base, from either spelling; ModelError where positions are scaled."""
-    theta: Any = raw.get("rope_theta", 1e4)
-    for key in ("rope_parameters", "rope_scaling"):
-        rope = raw.get(key)
-        if not rope:
-            continue
-        if not isinstance(rope, Mapping):
-            raise _unsupported(key, rope, where)
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind != "default" or rope.get("partial_rotary_factor", 1.0) not in (None, 1, 1.0):
-            raise _unsupported(key, dict(rope), where)
-        theta = rope.get("rope_theta", theta)
-    try:
-        return float(theta)
-    except (TypeError, ValueError) as error:
-        raise ModelError(f"rope_theta is {theta!r}, not a number", where=where) from error
-
-
-def _unsupported(key: str, value: object, where: str) -> ModelError:
-    return ModelError(
-        f"the model uses {key}={value!r}, which this decoder does not implement",
-        where=where,
-        mend=f"give a Llama without {key}",
-    )
-
-
-def _first(value: Any, default: int) -> int:
-    """A token id from an id, a list of them or null."""
-    if isinstance(value, list):
-        value = value[0] if value else None
-    return default if value is None else int(value)

@@ -42,12 +42,22 @@ def _qkv(attention: Attention, scale_D: Tensor) -> tuple[Tensor, Tensor | None]:
     return weight * scale_D, bias
 
 
+def _qk_scale(attention: Attention) -> Tensor | None:
+    """The scales of the norms of queries and keys, a row for each head, in the order of the turned pairs."""
+    if not attention.qk_norm:
+        return None
+    norms = ((attention.q_norm, attention.heads), (attention.k_norm, attention.kv_heads))
+    rows = [_neighbours(norm.weight[:, None], 1, attention.head_dim).T.expand(count, -1) for norm, count in norms]
+    return torch.cat(rows)
+
+
 class _Layer:
     """One layer's prepared weights."""
 
     def __init__(self, block: Block) -> None:
         attention, mlp = block.self_attn, block.mlp
         self.qkv, self.qkv_bias = _qkv(attention, block.input_layernorm.weight)
+        self.qk_scale = _qk_scale(attention)
         self.out, self.out_bias = attention.o_proj.weight, attention.o_proj.bias
         gate_up = torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight))
         self.gate_up = gate_up * block.post_attention_layernorm.weight
@@ -125,6 +135,8 @@ class Generator:
         qkv, inner_NS = torch.split(wide, layer.parts, dim=1) if layer.parts else (wide, None)
         qkv_BTHE = qkv.view(self.batch, length, heads + 2 * kv_heads, head_dim)
         qk_BTHE, v_BTKE = qkv_BTHE[:, :, : heads + kv_heads], qkv_BTHE[:, :, heads + kv_heads :]
+        if layer.qk_scale is not None:
+            qk_BTHE = F.rms_norm(qk_BTHE, (head_dim,), None, config.norm_eps) * layer.qk_scale
         pairs = torch.view_as_complex(qk_BTHE.float().view(*qk_BTHE.shape[:-1], head_dim // 2, 2))
         qk_BTHE = torch.view_as_real(pairs * turn_TE).flatten(-2).to(x_ND.dtype)
         end = start + length

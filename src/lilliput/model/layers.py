@@ -63,7 +63,7 @@ def rotate(x_BTHE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention with rotary positions."""
+    """Causal grouped-query attention with rotary positions, each query and key normed before where asked."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -72,7 +72,11 @@ class Attention(nn.Module):
         self.q_proj = Linear(config.width, config.heads * config.head_dim, bias=bias)
         self.k_proj = Linear(config.width, config.kv_heads * config.head_dim, bias=bias)
         self.v_proj = Linear(config.width, config.kv_heads * config.head_dim, bias=bias)
-        self.o_proj = Linear(config.heads * config.head_dim, config.width, bias=bias)
+        self.o_proj = Linear(config.heads * config.head_dim, config.width, bias=config.has_output_bias())
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.norm_eps)
+        self.qk_norm = config.qk_norm
 
     def forward(self, x_BTD: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
         batch, length, _ = x_BTD.shape
@@ -80,6 +84,9 @@ class Attention(nn.Module):
         qkv = joined(x_BTD, self.q_proj, self.k_proj, self.v_proj)
         qkv_BTHE = qkv.view(batch, length, heads + 2 * kv_heads, self.head_dim)
         qk_BTHE, v_BTKE = torch.split(qkv_BTHE, [heads + kv_heads, kv_heads], dim=2)
+        if self.qk_norm:
+            q_BTHE, k_BTKE = torch.split(qk_BTHE, [heads, kv_heads], dim=2)
+            qk_BTHE = torch.cat((self.q_norm(q_BTHE), self.k_norm(k_BTKE)), dim=2)
         q_BTHE, k_BTKE = torch.split(rotate(qk_BTHE, cos_TE, sin_TE), [heads, kv_heads], dim=2)
         out_BHTE = F.scaled_dot_product_attention(
             q_BTHE.transpose(1, 2),

@@ -15,7 +15,8 @@ from lilliput.model.config import ModelConfig
 if TYPE_CHECKING:
     from lilliput.model.decoder import Decoder
 
-SPACES = ("vocab", "hidden", "ffn", "head", "kv_head", "bottleneck", "layer")
+SPACES = ("vocab", "hidden", "ffn", "head", "kv_head", "bottleneck", "channel", "layer")
+# A channel is one place in a head, of head_dim: all heads have the same ones, and none is ever cut.
 
 # A query head belongs to one key-value head: cutting kv_head cuts its `heads / kv_heads` query heads.
 PARENT = {"head": "kv_head"}
@@ -44,6 +45,7 @@ def sizes(config: ModelConfig) -> dict[str, int]:
         "head": config.heads,
         "kv_head": config.kv_heads,
         "bottleneck": config.shortcut,
+        "channel": config.head_dim,
         "layer": config.depth,
     }
 
@@ -67,8 +69,12 @@ def templates(config: ModelConfig) -> dict[str, tuple[Axis, ...]]:
         "model.norm.weight": (hidden,),
     }
     if config.attention_bias:
-        table |= {attention + "q_proj.bias": (head,), attention + "o_proj.bias": (hidden,)}
+        table |= {attention + "q_proj.bias": (head,)}
         table |= {attention + "k_proj.bias": (kv_head,), attention + "v_proj.bias": (kv_head,)}
+    if config.has_output_bias():
+        table[attention + "o_proj.bias"] = (hidden,)
+    if config.qk_norm:
+        table |= {attention + "q_norm.weight": (Axis("channel"),), attention + "k_norm.weight": (Axis("channel"),)}
     if config.mlp_bias:
         table |= {
             mlp + "gate_proj.bias": (ffn,),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from lilliput.model.config import PANGU
+from lilliput.model.architectures import PANGU
 
 _FILES = {"pangu": (f"configuration_{PANGU}.py", f"modeling_{PANGU}.py")}
 

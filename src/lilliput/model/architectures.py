@@ -130,6 +130,7 @@ def read(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     heads, width, depth, context = int(heads), int(width), int(depth), int(given["max_position_embeddings"])
     kv_heads, head_dim = given["num_key_value_heads"], given["head_dim"]
     _check_window(raw, known, depth, context, where)
+    implicit = head_dim is None and "head_dim" not in known.defaults
     eos_id = _first(given["eos_token_id"], default=0)
     return {
         "model_type": kind,
@@ -138,7 +139,7 @@ def read(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         "width": width,
         "heads": heads,
         "kv_heads": heads if kv_heads is None else int(kv_heads),
-        "head_dim": width // heads if head_dim is None else int(head_dim),
+        "head_dim": width // heads if implicit else int(head_dim),
         "ffn": int(given["intermediate_size"]),
         "bos_id": _first(given["bos_token_id"], default=eos_id),
         "eos_id": eos_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from lilliput.model.config import ModelConfig
 from lilliput.plan.evidence import Run, collect, shipped_runs
 from lilliput.plan.explain import explanation
 from lilliput.plan.prior import TERMS, features, fit, fitted
+from lilliput.store import read_json
 
 BASE = ModelConfig(
     vocab_size=2048, depth=6, width=96, heads=3, kv_heads=3, head_dim=32, ffn=256, bos_id=0, eos_id=0, context=256
@@ -82,6 +84,23 @@ def test_the_noise_between_seeds_is_found() -> None:
     assert fit(runs_of(np.zeros(len(TERMS)), seeds=12, noise=0.03)).noise == pytest.approx(0.03, rel=0.3)
 
 
+def test_shapes_that_share_no_seed_keep_their_whole_difference() -> None:
+    first, second = (
+        Run("made", "a", seed, "group", value, shape)
+        for seed, value, shape in ((0, 1.5, SHAPES[0]), (1, 1.6, SHAPES[1]))
+    )
+    [group] = fitted(fit([first, second]))
+    assert [row["bits_per_byte"] for row in group["shapes"]] == pytest.approx(
+        [one.bits_per_byte for one in sorted((first, second), key=lambda run: repr(run.shape))]
+    )
+
+
+def test_one_seed_throughout_has_no_effect_of_its_own() -> None:
+    runs = [run for run in runs_of(np.zeros(len(TERMS)), seeds=1) for _ in range(3)]
+    [group] = fitted(fit(runs))
+    assert {round(row["bits_per_byte"], 9) for row in group["shapes"]} == {round(math.exp(0.6), 9)}
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(-0.3, 0.3), min_size=len(TERMS), max_size=len(TERMS)))
 def test_no_runs_send_the_best_shape_to_infinity(truth: list[float]) -> None:
@@ -123,6 +142,16 @@ def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     (tmp_path / "cells").mkdir()
     (tmp_path / "cells" / "a.json").write_text('{"metric": "bits_per_byte", "recipe": 3}')
+    with pytest.raises(ConfigError) as caught:
+        collect(tmp_path)
+    assert "a.json" in str(caught.value.where)
+
+
+@pytest.mark.parametrize(("key", "value"), [("value", None), ("value", 0), ("value", "1.5"), ("seed", [1])])
+def test_a_result_with_impossible_values_is_named(tmp_path: Path, key: str, value: object) -> None:
+    cell = read_json(next((ROOT / "results" / "initialisation" / "cells").glob("*.json")))
+    (tmp_path / "cells").mkdir()
+    (tmp_path / "cells" / "a.json").write_text(json.dumps({**cell, key: value}))
     with pytest.raises(ConfigError) as caught:
         collect(tmp_path)
     assert "a.json" in str(caught.value.where)

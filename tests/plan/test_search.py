@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 
 from lilliput.errors import ConfigError
 from lilliput.model.decoder import Decoder
+from lilliput.plan.cost import weight_bytes
 from lilliput.plan.rules import MAX_SHARE, describe, table_share
-from lilliput.plan.search import derive_shape
+from lilliput.plan.search import derive_shape, search
+from lilliput.plan.shapes import Frame
 from lilliput.recipe import Recipe, build_recipe
 
 
@@ -76,6 +78,21 @@ def test_the_named_least_budget_does_fit() -> None:
         derive_shape(recipe(width=512))
     need = int(str(caught.value.mend).split("=")[1].split()[0])
     assert derive_shape(recipe(width=512, params=need)).parameters() <= need
+
+
+@pytest.mark.parametrize("width", [256, 512])
+def test_a_narrower_width_that_does_not_fit_hides_no_wider_one(width: int) -> None:
+    """At 4 bits a width that 256 divides takes fewer bytes than the one before it."""
+    asked = {"model": {"depth": 24}, "tokenizer": {"vocab_size": 16384}, "budget": {"bytes": 10**9, "bits": 4}}
+    frame = Frame(build_recipe(asked, where="test"), width, size=10_000_000, vocab=16384)
+    least = weight_bytes(frame.shape(24, 2 * width), 4)
+    found = search(build_recipe({**asked, "budget": {"bytes": least, "bits": 4}}, where="test"))
+    assert width in {one.shape.width for one in found}
+
+
+def test_a_narrow_deep_model_keeps_the_usual_expansion() -> None:
+    shape = derive_shape(recipe(params="20M", depth=300, width=32))
+    assert 2 <= shape.ffn / shape.width <= 4
 
 
 def test_the_description_names_the_shape() -> None:

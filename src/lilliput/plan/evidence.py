@@ -6,6 +6,7 @@ it may be compared with: same text, same settings, same length.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
@@ -73,7 +74,10 @@ def _runs(folder: Path) -> Iterator[Run]:
 
 def _read(file: Path, found: Mapping[str, Any], made_by: Callable[[Path, Mapping[str, Any]], Run]) -> Run:
     try:
-        return made_by(file, found)
+        run = made_by(file, found)
+        if not (isinstance(run.seed, int) and math.isfinite(run.bits_per_byte) and run.bits_per_byte > 0):
+            raise ValueError(f"seed {run.seed!r}, bits per byte {run.bits_per_byte!r}")
+        return run
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         mend = "remove it, or name another folder"
         raise ConfigError(f"not the result of a run: {error!r}", where=str(file), mend=mend) from None

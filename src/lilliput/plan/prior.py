@@ -186,23 +186,26 @@ def _by_group(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def _levels(members: Sequence[Run]) -> _Group:
-    """Least squares on shape + seed."""
+    """Least squares on shape + seed. The seeds' effects are the smallest that explain the runs, so that shapes which
+    share no seed keep the whole of their difference."""
     shapes = sorted({run.shape for run in members}, key=repr)
     seeds = sorted({run.seed for run in members})
-    design = np.array(
-        [[*(run.shape == shape for shape in shapes), *(run.seed == seed for seed in seeds)] for run in members],
-        dtype=np.float64,
-    )
+    by_shape = np.array([[run.shape == shape for shape in shapes] for run in members], dtype=np.float64)
+    by_seed = np.array([[run.seed == seed for seed in seeds] for run in members], dtype=np.float64)
     values = np.log([run.bits_per_byte for run in members])
-    solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
-    effects = solution[len(shapes) :]
+    counts = by_shape.sum(0)
+    # What is left of both once each shape's own mean is taken off; `mean` has a row for each shape.
+    mean = by_shape.T / counts[:, None]
+    left = values - by_shape @ (mean @ values)
+    seeds_left = (by_seed - by_shape @ (mean @ by_seed)).round(12)  # a seed of all runs alike leaves exactly nothing
+    effects, _, rank, _ = np.linalg.lstsq(seeds_left, left, rcond=1e-9)
     return _Group(
         shapes,
         np.stack([features(shape) for shape in shapes]),
-        (solution[: len(shapes)] + effects.mean()).astype(np.float64),
-        design[:, : len(shapes)].sum(0),
-        float(np.square(values - design @ solution).sum()),
-        len(members) - int(rank),
+        (mean @ (values - by_seed @ effects)).astype(np.float64),
+        counts,
+        float(np.square(left - seeds_left @ effects).sum()),
+        len(members) - len(shapes) - int(rank),
     )
 
 

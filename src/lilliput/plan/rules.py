@@ -76,9 +76,11 @@ def wanted_head_dim(width: int) -> int:
     return 128 if width >= 1536 else 64 if width >= 512 else 32 if width >= 64 else 16
 
 
-def ffn_step(params: int) -> int:
-    """The feed-forward size is a multiple of this: what k-quants need where a model is worth quantising."""
-    return 256 if params >= QUANTISED else 32 if params >= 300_000 else 8
+def ffn_step(params: int, width: int) -> int:
+    """The feed-forward size is a multiple of this: what k-quants need where a model is worth quantising and so wide
+    that such a multiple is among the usual expansions."""
+    step = 256 if params >= QUANTISED else 32 if params >= 300_000 else 8
+    return step if step <= EXPANSION_RANGE[1] * width else 32
 
 
 def default_context(params: int) -> int:

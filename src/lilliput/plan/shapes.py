@@ -81,7 +81,7 @@ class Frame:
             )
         self.tied = asked.tied if asked.tied is not None else usually_tied(self.size)
         self.vocab = vocab or usual_vocabulary(width, self.size, self.tied)
-        self.step = ffn_step(self.size)
+        self.step = ffn_step(self.size, width)
 
     def ffn_sizes(self) -> range:
         """The feed-forward sizes to choose from, smallest first: the one asked, or those of the usual expansions."""

@@ -19,6 +19,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "biased": {"kv_heads": 2, "attention_bias": True, "mlp_bias": True, "tied": False},
     "pangu": {"kv_heads": 2, "family": "pangu", "shortcut": 5},
     "pangu-biased": {"kv_heads": 4, "family": "pangu", "shortcut": 3, "attention_bias": True, "mlp_bias": True},
+    "qwen2": {"kv_heads": 2, "model_type": "qwen2", "attention_bias": True, "output_bias": False},
+    "qwen3": {"kv_heads": 2, "model_type": "qwen3", "qk_norm": True, "tied": False},
 }
 SPACES = ("hidden", "ffn", "kv_head", "layers")
 

@@ -296,3 +296,10 @@ def test_what_cannot_be_kept_is_refused_with_the_nearest(changes: dict[str, Any]
     assert caught.value.mend is not None
     assert mend in caught.value.mend
     assert choose(scores, CONFIG, **ASKED).layers == (0, 1)
+
+
+def test_a_width_that_heads_do_not_divide_is_fine_where_transformers_takes_it() -> None:
+    model = decoder(model_type="qwen3", qk_norm=True)
+    scores = scores_of(model.state_dict().items(), model.config, "l2")
+    kept = choose(scores, model.config, (0,), hidden=11, ffn=10, kv_heads=2)
+    assert carve_model(model, kept)(ids(1, 5)).shape == (1, 5, 23)

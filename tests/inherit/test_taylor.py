@@ -68,7 +68,7 @@ def test_each_sequence_weighs_the_same_whatever_its_length() -> None:
         check(taylor(model, [padded], how), wanted[how], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("changes", [SHAPES[name] for name in ("biased", "pangu", "qwen3")])
 def test_the_vector_score_is_the_slope_of_the_loss_as_a_group_fades(changes: dict[str, Any]) -> None:
     """d L(w·(1 + s) on the group) / ds at 0, by central differences of two widths (Richardson)."""
     model = decoder(**changes)
@@ -112,7 +112,7 @@ def test_a_neuron_scaled_up_and_down_keeps_its_scores(c: float, layer: int, j: i
 
 
 @pytest.mark.parametrize("how", HOWS)
-@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("changes", [SHAPES[name] for name in ("mha", "biased", "pangu")])
 def test_what_is_dead_goes_first_and_is_not_missed(changes: dict[str, Any], how: str) -> None:
     model = decoder(**changes)
     config = model.config

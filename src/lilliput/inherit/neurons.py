@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from lilliput.errors import ConfigError, ModelError
+from lilliput.model.architectures import ARCHITECTURES
 from lilliput.model.carve import Kept, check_declared
 from lilliput.model.config import ModelConfig
 from lilliput.model.spaces import PARENT, declared, shapes, sizes
@@ -176,7 +177,8 @@ def choose(
 
     config: the parent's. kept_layers: its layers that stay, rising. hidden: channels, one choice for the network. ffn,
     kv_heads: neurons and key-value heads of each kept layer, chosen layer by layer; each kv_head keeps its query heads.
-    Raises ConfigError where there are not so many, none is asked for, or the heads do not divide the width.
+    Raises ConfigError where there are not so many, none is asked for, or the heads do not divide the width and
+    transformers refuses such a model.
     """
     _check(config, kept_layers, hidden, ffn, kv_heads)
     return Kept(
@@ -202,8 +204,8 @@ def _check(config: ModelConfig, kept_layers: Sequence[int], hidden: int, ffn: in
         if not 1 <= count <= size:
             raise ConfigError(f"{count} cannot be kept of {size}", where=name, mend=f"give 1 to {size}")
     group = config.heads // config.kv_heads
-    if hidden % (kv_heads * group):
-        reason = f"{kv_heads * group} heads do not divide a width of {hidden}, which transformers' Llama refuses"
+    if ARCHITECTURES[config.model_type].whole_heads and hidden % (kv_heads * group):
+        reason = f"{kv_heads * group} heads do not divide a width of {hidden}; transformers refuses that"
         raise ConfigError(reason, where="hidden", mend=_nearest(config, hidden, kv_heads))
 
 

@@ -86,7 +86,7 @@ class Attention(nn.Module):
         qk_BTHE, v_BTKE = torch.split(qkv_BTHE, [heads + kv_heads, kv_heads], dim=2)
         if self.qk_norm:
             q_BTHE, k_BTKE = torch.split(qk_BTHE, [heads, kv_heads], dim=2)
-            qk_BTHE = torch.cat((self.q_norm(q_BTHE), self.k_norm(k_BTKE)), dim=2)
+            qk_BTHE = torch.cat((self.q_norm(q_BTHE), self.k_norm(k_BTKE)), dim=2).to(v_BTKE.dtype)
         q_BTHE, k_BTKE = torch.split(rotate(qk_BTHE, cos_TE, sin_TE), [heads, kv_heads], dim=2)
         out_BHTE = F.scaled_dot_product_attention(
             q_BTHE.transpose(1, 2),

@@ -28,7 +28,7 @@ def check_request(recipe: Recipe) -> None:
         check_tensorboard()
     _check_tokenizer(recipe)
     if recipe.source is None:
-        derive_shape(recipe, _known_size(recipe))
+        derive_shape(recipe, known_size(recipe))
         return
     ignored = [
         *(f"model.{name}" for name, value in recipe.model if value != ModelSettings.model_fields[name].default),
@@ -60,7 +60,7 @@ def _check_tokenizer(recipe: Recipe) -> None:
         raise ConfigError("pattern and special are for a tokenizer that exists", where="tokenizer", mend=mend)
 
 
-def _known_size(recipe: Recipe) -> int | None:
+def known_size(recipe: Recipe) -> int | None:
     """The vocabulary as far as it is known before the corpus is read."""
     asked = recipe.tokenizer
     if isinstance(asked.compact, int):

@@ -14,6 +14,7 @@ from lilliput.export.weights import WEIGHTS, write_weights
 from lilliput.model import ModelConfig
 from lilliput.plan.search import derive_shape
 from lilliput.recipe import load_recipe
+from lilliput.tokenizer.train import train_tokenizer
 
 SHAPE = ModelConfig(
     vocab_size=300, depth=2, width=32, heads=2, kv_heads=1, head_dim=16, ffn=48, context=16, bos_id=0, eos_id=1
@@ -74,6 +75,14 @@ def test_a_plan_is_measured_in_the_shape_it_fixes(tmp_path):
     assert target.folder is None
     assert target.shape == derive_shape(load_recipe(str(tmp_path / "plan.yaml")))
     assert (target.shape.depth, target.shape.width, target.shape.vocab_size) == (3, 48, 320)
+
+
+def test_a_plan_with_a_tokenizer_has_as_many_pieces(tmp_path):
+    """Its size stands in the tokenizer, not in the plan."""
+    tokenizer = train_tokenizer(["some words and some more words"] * 20, 270)
+    tokenizer.save(tmp_path / "pieces")
+    (tmp_path / "plan.yaml").write_text(PLAN.replace("vocab_size: 320", f"from: {tmp_path / 'pieces'}"))
+    assert find(str(tmp_path / "plan.yaml")).shape.vocab_size == tokenizer.vocab_size
 
 
 def test_a_recipe_that_goes_on_from_a_model_has_its_shape(tmp_path):

@@ -64,6 +64,7 @@ def plan(
     options.be_quiet(quiet)
     from lilliput.errors import ConfigError
     from lilliput.plan.proposal import propose
+    from lilliput.settle import known_size
 
     if no_speed and (measure or speed is not None):
         mend = "leave out --no-speed"
@@ -75,7 +76,7 @@ def plan(
     )
     prior = _prior(evidence or [])
     calibration = None if no_speed else _calibration(recalibrate)
-    data = propose(recipe, _vocabulary(recipe), prior, calibration, count)
+    data = propose(recipe, known_size(recipe), prior, calibration, count)
     if choose > len(data["plans"]):
         mend = f"give 1 to {len(data['plans'])}, or a larger --count"
         raise ConfigError(f"there is no plan {choose}", where=f"{_WHERE} --choose", mend=mend)
@@ -112,16 +113,6 @@ def _recipe(
     }
     given = {part: {key: value for key, value in keys.items() if value is not None} for part, keys in values.items()}
     return build_recipe({**given, "name": "plan"}, where=_WHERE)
-
-
-def _vocabulary(recipe: Recipe) -> int | None:
-    """Pieces of the tokenizer named, if one is."""
-    if recipe.tokenizer.source is None:
-        return recipe.tokenizer.vocab_size
-    from lilliput.tokenizer.load import Tokenizer
-    from lilliput.tokenizer.source import read_source
-
-    return Tokenizer.of(read_source(Path(recipe.tokenizer.source))).vocab_size
 
 
 def _prior(evidence: list[Path]) -> Any:

@@ -82,12 +82,13 @@ def find(name: str) -> Target:
         mend = f"did you mean {close}?" if close else kinds
         raise ConfigError(f"no model, plan or recipe called {name!r}", where="lilliput speed", mend=mend)
     from lilliput.plan.search import derive_shape
+    from lilliput.settle import known_size
 
     recipe = load_recipe(name)
     shown = str(path.absolute()) if path.is_file() else name
     if recipe.source:
         return Target(shown, _given(options.model_folder(Path(recipe.source))).shape, None)
-    return Target(shown, derive_shape(recipe), None)
+    return Target(shown, derive_shape(recipe, known_size(recipe)), None)
 
 
 def _given(folder: Path) -> Target:

@@ -267,7 +267,7 @@ def _read(name: str) -> dict[str, Any]:
         detail = " ".join(str(error).split())
         raise ConfigError(f"not valid YAML: {detail}", where=str(path), mend="mend the file") from None
     if values is None:
-        values = {}
+        raise ConfigError("the recipe is empty", where=str(path), mend="give it keys, see docs/recipes.md")
     if not isinstance(values, dict):
         raise ConfigError("a recipe is a mapping of keys", where=str(path), mend="see docs/recipes.md")
     values.setdefault("name", path.stem)

@@ -66,7 +66,7 @@ def rank(shapes: Sequence[ModelConfig], prior: Prior) -> list[Ranked]:
         shape = one.shape
         return one.loss + _detour(shape), shape.parameters(), shape.width, shape.heads
 
-    return sorted((Ranked(shape, round(prior.loss(shape), 6)) for shape in shapes), key=place)
+    return sorted((Ranked(shape, round(prior.loss(shape), 4)) for shape in shapes), key=place)
 
 
 def _detour(shape: ModelConfig) -> float:
@@ -116,6 +116,10 @@ def _candidates(recipe: Recipe, limits: Sequence[Limit], vocab: int | None) -> I
     for width in _widths(recipe, room):
         frames = _frames(recipe, width, _size(width, room, limits), vocab)
         shapes = [shape for frame in frames for shape in _filled(frame, limits)]
+        if shapes and vocab is None and _slow(limits):
+            # A speed may leave the model far smaller than its width suggests: its own size then tells the vocabulary.
+            frames = _frames(recipe, width, max(shape.parameters() for shape in shapes), None)
+            shapes = [shape for frame in frames for shape in _filled(frame, limits)]
         if frames and not shapes and not recipe.model.width and width % 256 == 0:
             # What does not fit in one layer of this width fits in no wider one: rows of such a width take the fewest
             # bits a weight. Others do not tell: 512 takes fewer bytes at 4 bits than 480.
@@ -133,9 +137,14 @@ def _room(recipe: Recipe, limits: Sequence[Limit]) -> int | None:
 
 def _size(width: int, room: int | None, limits: Sequence[Limit]) -> int:
     """About the parameters of a model of this width: it fills its room, unless a speed may keep it smaller."""
-    if room is not None and all(limit.key != "budget.speed" for limit in limits):
+    if room is not None and not _slow(limits):
         return room
     return min(room or usual_size(width), usual_size(width))
+
+
+def _slow(limits: Sequence[Limit]) -> bool:
+    """Whether a speed is asked."""
+    return any(limit.key == "budget.speed" for limit in limits)
 
 
 def _widths(recipe: Recipe, room: int | None) -> Iterator[int]:

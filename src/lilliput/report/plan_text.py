@@ -40,11 +40,10 @@ def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:
     head = ["plan", "depth × width", "heads", "FFN", "vocabulary", "share", "parameters", "expected"]
     rows = []
     for place, plan in enumerate(plans, 1):
-        grouped = f" ({plan['kv_heads']} kv)" if plan["kv_heads"] != plan["heads"] else ""
         rows.append([
             str(place),
             f"{plan['depth']} × {plan['width']}",
-            f"{plan['heads']} × {plan['head_dim']}{grouped}",
+            _heads(plan),
             f"{plan['ffn']:,} ({plan['expansion']:.2f})",
             f"{plan['vocab']:,}{'' if plan['tied'] else ' untied'}",
             f"{plan['share']:.0%}",
@@ -58,14 +57,18 @@ def cost_table(plans: Sequence[Mapping[str, Any]]) -> Table:
     """One row a plan: bytes, cache, arithmetic, speed and training."""
     measured = any(plan["measured_tokens_per_second"] for plan in plans)
     timed = plans[0]["tokens_per_second"] is not None
-    head = ["plan", "16 bits", "8 bits", "4 bits", f"cache of {plans[0]['context']:,}", "FLOPs a token"]
+    # A speed budget leaves models of several sizes, and small ones have shorter contexts.
+    contexts = sorted({plan["context"] for plan in plans})
+    cache = f"cache of {' or '.join(f'{context:,}' for context in contexts)}"
+    head = ["plan", "16 bits", "8 bits", "4 bits", cache, "FLOPs a token"]
     head += ["tokens/s"] if timed else []
     head += ["measured"] if measured else []
     head += ["training tokens", "memory"] + (["time here"] if timed else [])
     rows = []
     for place, plan in enumerate(plans, 1):
         row = [str(place), *(size(plan["weight_bytes"][bits]) for bits in ("16", "8", "4"))]
-        row += [size(plan["kv_cache_bytes"]), amount(round(plan["flops_per_token"]))]
+        positions = f" ({plan['context']:,})" if len(contexts) > 1 else ""
+        row += [size(plan["kv_cache_bytes"]) + positions, amount(round(plan["flops_per_token"]))]
         row += [amount(round(plan["tokens_per_second"]))] if timed else []
         row += [amount(round(plan["measured_tokens_per_second"] or 0))] if measured else []
         row += [amount(plan["training"]["tokens"]), size(plan["training"]["memory_bytes"])]
@@ -81,12 +84,13 @@ def front_table(front: Sequence[Mapping[str, Any]]) -> Table | None:
         return None
     shown = [best[round(step * (len(best) - 1) / (_FRONT - 1))] for step in range(_FRONT)]
     kept = [point for place, point in enumerate(shown) if point not in shown[:place]]
-    head = ["depth × width", "heads", "FFN", "parameters", "tokens/s", "expected against plan 1"]
+    head = ["depth × width", "heads", "FFN", "vocabulary", "parameters", "tokens/s", "expected against plan 1"]
     rows = [
         [
             f"{point['depth']} × {point['width']}",
-            f"{point['heads']} × {point['head_dim']}",
+            _heads(point),
             f"{point['ffn']:,}",
+            f"{point['vocab']:,}",
             f"{point['parameters']:,}",
             amount(round(point["tokens_per_second"])),
             f"{100 * point['expected']:+.1f} %",
@@ -99,10 +103,14 @@ def front_table(front: Sequence[Mapping[str, Any]]) -> Table | None:
 def fallback_lines(plan: Mapping[str, Any]) -> list[str]:
     """What the quantiser cannot store as asked, and what that costs."""
     alike: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    notes: dict[str, None] = {}
     for bits, falls in plan["fallbacks"].items():
         for fall in falls:
+            if fall["tensor"] == "*":
+                notes[fall["why"]] = None
+                continue
             alike.setdefault((bits, fall["taken"], fall["wanted"], fall["why"]), []).append(fall)
-    lines = []
+    lines = list(notes)
     for (bits, taken, wanted, why), falls in alike.items():
         names = ", ".join(fall["tensor"].removesuffix(".weight").rpartition(".")[2] for fall in falls)
         extra = size(sum(fall["extra_bytes"] for fall in falls))
@@ -163,6 +171,11 @@ def size(count: float) -> str:
         if abs(count) >= factor:
             return f"{count / factor:.3g} {unit}"
     return f"{count:.0f} B"
+
+
+def _heads(plan: Mapping[str, Any]) -> str:
+    grouped = f" ({plan['kv_heads']} kv)" if plan["kv_heads"] != plan["heads"] else ""
+    return f"{plan['heads']} × {plan['head_dim']}{grouped}"
 
 
 def _change(expected: Mapping[str, float]) -> str:

@@ -76,7 +76,8 @@ def test_make_takes_a_plan(lilliput, tmp_path: Path) -> None:
 def test_people_see_tables_and_reasons(lilliput) -> None:
     ran = lilliput("plan", "--params", "1M", "--no-speed", "--explain", "--count", 3)
     assert ran.code == 0, ran.err
-    for words in ("depth × width", "16 bits", "why plan 1 is as it is", "§2.2, Table 2", "before any run", "groups of runs"):
+    said = ("depth × width", "16 bits", "why plan 1 is as it is", "§2.2, Table 2", "before any run", "groups of runs")
+    for words in said:
         assert words in ran.out
 
 

@@ -1,6 +1,7 @@
 """`generate`, `chat` and `evaluate` on a model just made."""
 
 import json
+import shlex
 import os
 import select
 import shutil
@@ -69,7 +70,7 @@ def test_stdout_is_valid_utf8_whatever_the_model_writes(shell):
 def test_stop_ends_before_its_text(call):
     whole = call(f"lilliput generate {MODEL} --max-new 60 --seed 5").stdout
     stop = whole[len(whole) // 2 : len(whole) // 2 + 2]
-    answer = _json(call(f"lilliput generate {MODEL} --max-new 60 --seed 5 --json --stop '{stop}'"))
+    answer = _json(call(f"lilliput generate {MODEL} --max-new 60 --seed 5 --json --stop {shlex.quote(stop)}"))
     assert answer["ended"] == "stop"
     assert answer["text"] == whole[: whole.index(stop)]
 

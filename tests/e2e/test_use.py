@@ -1,9 +1,9 @@
 """`generate`, `chat` and `evaluate` on a model just made."""
 
 import json
-import shlex
 import os
 import select
+import shlex
 import shutil
 import subprocess
 import sys

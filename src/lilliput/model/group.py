@@ -12,12 +12,10 @@ model's function as it is; elsewhere the loss jumps, and further training (5 % o
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import starmap
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,7 +23,7 @@ from lilliput.errors import ModelError
 from lilliput.model.carve import check_declared, take
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
-from lilliput.model.init import sigma
+from lilliput.model.init import start
 from lilliput.model.spaces import declared, shapes
 
 WAYS = ("mean", "first", "random")
@@ -66,7 +64,7 @@ def group_heads(
         if "kv_head" not in spaces:
             return name, tensor
         if how == "random":
-            return name, _start(name, sizes[name], child, seed).to(device=tensor.device, dtype=tensor.dtype)
+            return name, start(name, sizes[name], child, seed).to(device=tensor.device, dtype=tensor.dtype)
         if how == "first" or members == 1:
             return name, take(tensor, dimensions, {"kv_head": torch.arange(groups) * members})
         at = spaces.index("kv_head")
@@ -86,12 +84,3 @@ def group_model(model: Decoder, groups: int, how: str = "mean", seed: int = 0) -
     for name, tensor in group_heads(model.state_dict().items(), model.config, groups, how, seed):
         own[name].copy_(tensor)
     return child.train(model.training)
-
-
-def _start(name: str, shape: tuple[int, ...], config: ModelConfig, seed: int) -> Tensor:
-    """What `initialise` gives this tensor."""
-    if name.endswith(".bias"):
-        return torch.zeros(shape)
-    key = hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16]
-    values = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little"))).standard_normal(shape, np.float32)
-    return torch.from_numpy(values * np.float32(sigma(name, shape, config.init, config.depth)))

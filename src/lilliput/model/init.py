@@ -12,7 +12,9 @@ import re
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
 
 SIGMA = 0.02  # GPT-2's; the paper does not print its own (2402.02791 §3.1)
@@ -65,17 +67,22 @@ def _by_depth(name: str, place: float) -> float:
     return 1.0
 
 
+def start(name: str, shape: tuple[int, ...], config: ModelConfig, seed: int) -> Tensor:
+    """The first weights of the tensor `name` in a model of `config`, fp32: matrices normal, norms one, biases zero."""
+    if name.endswith(_ZERO):
+        return torch.zeros(shape)
+    if len(shape) != 2:
+        return torch.ones(shape)
+    key = hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16]
+    stream = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
+    values = stream.standard_normal(shape, dtype=np.float32)
+    values *= sigma(name, shape, config.init, config.depth)
+    return torch.from_numpy(values)
+
+
 def initialise(model: Decoder, seed: int) -> None:
-    """Fill the model by its `config.init`: matrices normal, norms one, biases zero. PanGu-π's additions start as
-    nothing (pangu.py), so that the model is the plain one with the same seed. In place."""
-    config = model.config
+    """Fill the model by its `config.init` (`start`). PanGu-π's additions start as nothing (pangu.py), so that the
+    model is the plain one with the same seed. In place."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.ndim == 2 and not name.endswith(_ZERO):
-                key = hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16]
-                stream = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
-                values = stream.standard_normal(tuple(parameter.shape), dtype=np.float32)
-                values *= sigma(name, tuple(parameter.shape), config.init, config.depth)
-                parameter.copy_(torch.from_numpy(values))
-            else:
-                parameter.fill_(0.0 if name.endswith(_ZERO) else 1.0)
+            parameter.copy_(start(name, tuple(parameter.shape), model.config, seed))

@@ -113,6 +113,7 @@ def _write(data: dict[str, Any], out: Path) -> str:
 
 def _text(data: dict[str, Any]) -> str:
     """One table for all text and, where there are several, one for each language."""
+    from lilliput.report.text import aligned
     from lilliput.report.tokenizer_page import comparison
 
     rows = data["tokenizers"]
@@ -122,19 +123,9 @@ def _text(data: dict[str, Any]) -> str:
     for title, language in titles:
         head, lines = comparison(rows, language)
         tables.append([[title, *head[1:]], *lines])
-    parts = _aligned(tables)
+    parts = aligned(*tables)
     if notes := [f"{row['name']}: {note}" for row in rows for note in row["notes"]]:
         parts.append("\n".join(notes))
     if data["report"]:
         parts.append(f"report  {data['report']}")
     return "\n\n".join(parts)
-
-
-def _aligned(tables: list[list[list[str]]]) -> list[str]:
-    """The tables as text: names to the left, figures to the right, columns alike in all of them."""
-    lines = [line for table in tables for line in table]
-    widths = [max(len(line[at]) for line in lines if at < len(line)) for at in range(max(map(len, lines)))]
-    return [
-        "\n".join("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in table)
-        for table in tables
-    ]

@@ -133,9 +133,9 @@ def _warn_of_threads(threads: int | None) -> None:
 
 def table(rows: list[dict[str, Any]], protocol: dict[str, int]) -> str:
     """The rows for people, and under them what they mean."""
-    lines = [_COLUMNS, *(_cells(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(_COLUMNS))]
-    shown = ["  ".join(_padded(line, widths)).rstrip() for line in lines]
+    from lilliput.report.text import aligned
+
+    shown = aligned([_COLUMNS, *(_cells(row) for row in rows)])
     first = rows[0]
     shown += [
         "",
@@ -148,10 +148,6 @@ def table(rows: list[dict[str, Any]], protocol: dict[str, int]) -> str:
         shown.append("*: the text outgrows the context; each time it is full, its last half is read again")
     return "\n".join(shown)
 
-
-def _padded(line: tuple[str, ...], widths: list[int]) -> list[str]:
-    name, *numbers = line
-    return [name.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True))]
 
 
 def _counted(number: int, thing: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lilliput.progress import duration
-from lilliput.report.text import amount
+from lilliput.report.text import aligned, amount
 
 Table = tuple[list[str], list[list[str]]]
 _FRONT = 10
@@ -19,13 +19,13 @@ EXPECTED = (
 def plan_text(data: Mapping[str, Any]) -> str:
     """Tables of the plans, why the first is as it is, and what was written."""
     plans = data["plans"]
-    parts = [_aligned(*plan_table(plans)), EXPECTED, _aligned(*cost_table(plans))]
+    parts = [_text(plan_table(plans)), EXPECTED, _text(cost_table(plans))]
     best = plans[0]
     parts.append("why plan 1 is as it is\n" + "\n".join(f"  {line}" for line in best["rules"]))
     if falls := fallback_lines(best):
         parts.append("quantised\n" + "\n".join(f"  {line}" for line in falls))
     if front := front_table(data["front"]):
-        parts.append("speed against quality: the best at each speed\n" + _aligned(*front))
+        parts.append("speed against quality: the best at each speed\n" + _text(front))
     if "evidence" in data:
         parts += explain_parts(data["evidence"])
     else:
@@ -120,9 +120,9 @@ def fallback_lines(plan: Mapping[str, Any]) -> list[str]:
 
 def explain_parts(evidence: Mapping[str, Any]) -> list[str]:
     """The coefficients before and after the runs, and the runs."""
-    parts = ["what the order rests on: change of ln(bits per byte)\n" + _aligned(*term_table(evidence))]
+    parts = ["what the order rests on: change of ln(bits per byte)\n" + _text(term_table(evidence))]
     for group in evidence["groups"]:
-        parts.append(f"runs of {', '.join(group['studies'])}\n" + _aligned(*run_table(group)))
+        parts.append(f"runs of {', '.join(group['studies'])}\n" + _text(run_table(group)))
     residual = evidence["residual"]
     noise = f"noise between seeds: {100 * evidence['noise']:.2f} %"
     misses = f"the fit misses its own runs by {100 * residual:.2f} % (one standard deviation); " if residual else ""
@@ -173,6 +173,13 @@ def size(count: float) -> str:
     return f"{count:.0f} B"
 
 
+def _text(table: Table) -> str:
+    """A table as text; its last column may be of words."""
+    head, rows = table
+    (text,) = aligned([head, *rows], words=head[-1] == "what it is")
+    return text
+
+
 def _heads(plan: Mapping[str, Any]) -> str:
     grouped = f" ({plan['kv_heads']} kv)" if plan["kv_heads"] != plan["heads"] else ""
     return f"{plan['heads']} × {plan['head_dim']}{grouped}"
@@ -180,16 +187,3 @@ def _heads(plan: Mapping[str, Any]) -> str:
 
 def _change(expected: Mapping[str, float]) -> str:
     return f"{100 * expected['value']:+.1f} % ({100 * expected['low']:+.1f} to {100 * expected['high']:+.1f})"
-
-
-def _aligned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Names to the left, figures to the right; a last column of words as it comes."""
-    table = [list(head), *rows]
-    widths = [max(len(line[at]) for line in table) for at in range(len(head))]
-    words = head[-1] == "what it is"
-    lines = []
-    for line in table:
-        right = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
-        cells = [line[0].ljust(widths[0]), *right]
-        lines.append("  ".join([*cells[:-1], line[-1] if words else cells[-1]]).rstrip())
-    return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -75,3 +75,20 @@ def load_lines(path: str, own: bool = False) -> list[tuple[str, str]]:
             f'tokenizer = AutoTokenizer.from_pretrained("{path}"{trust})',
         ),
     ]
+
+
+def aligned(*tables: Sequence[Sequence[str]], words: bool = False) -> list[str]:
+    """Tables as text: names to the left, figures to the right, columns alike in all tables. A row may end early.
+
+    words: the last column is text and stands as it comes.
+    """
+    lines = [line for table in tables for line in table]
+    widths = [max(len(line[at]) for line in lines if at < len(line)) for at in range(max(map(len, lines)))]
+
+    def row(line: Sequence[str]) -> str:
+        figures = [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=False)]
+        if words and len(line) == len(widths):
+            figures[-1] = line[-1]
+        return "  ".join([line[0].ljust(widths[0]), *figures]).rstrip()
+
+    return ["\n".join(map(row, table)) for table in tables]

@@ -185,6 +185,7 @@ def test_speed_asked_for_later_is_all_that_is_measured(tmp_path: Path, shared_st
     run_study(tiny_study(tmp_path, [0.001]), results=results, store=shared_store)
     before = read_json(results / "mine" / "cells" / f"{stem}.json")
     study = tiny_study(tmp_path, [0.001], speed=True)
+    assert run_study(study, results=results, store=shared_store, speeds=False)["measured"] == []
     assert [row["state"] for row in study_status(study, results=results)["cells"]] == ["lacks its speed"]
     # The weights are not needed: here the store has none.
     store = Store(tmp_path / "empty")

@@ -33,6 +33,9 @@ def study_run(
     results: Results = _HERE,
     max_cells: Annotated[int | None, typer.Option(help="Do at most so many cells now.", min=1)] = None,
     hours: Annotated[float | None, typer.Option(help="Begin no cell after so many hours.", min=0.0)] = None,
+    speeds: Annotated[
+        bool, typer.Option("--speeds/--no-speeds", help="Time the shapes too, or leave that to a later call.")
+    ] = True,
     device: options.Device = "auto",
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -44,7 +47,7 @@ def study_run(
     options.be_quiet(quiet)
     from lilliput.lab.study import run_study, show_study
 
-    data = run_study(name, results=results, max_cells=max_cells, hours=hours, device=device)
+    data = run_study(name, results=results, max_cells=max_cells, hours=hours, speeds=speeds, device=device)
     shown = show_study(name, results=results)
     return Answer({**data, "folder": shown["folder"]}, _report(shown))
 

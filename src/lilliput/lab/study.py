@@ -65,11 +65,13 @@ def run_study(
     store: Store | None = None,
     max_cells: int | None = None,
     hours: float | None = None,
+    speeds: bool = True,
     device: str = "auto",
 ) -> dict[str, Any]:
     """Measure the cells that are not finished, then write table, picture and README.
 
-    max_cells: measure at most so many now. hours: begin no cell after so long. Returns the summary of
+    max_cells: measure at most so many now. hours: begin no cell after so long. speeds: False leaves the speeds that the
+    study asks for to a later call, when nothing else runs on the machine. Returns the summary of
     `show_study` with `measured`, the cells that this call measured. Raises ConfigError before any work where
     the study cannot run, and TrainingError at the end if cells would not train.
     """
@@ -81,7 +83,7 @@ def run_study(
     folder = Path(results) / study.name
     if file.resolve() != (folder / "study.yaml").resolve():
         write_atomic(folder / "study.yaml", file.read_text(encoding="utf-8"))
-    session = _Session(study, cells, folder, store or Store(), device, max_cells, hours)
+    session = _Session(study, cells, folder, store or Store(), device, max_cells, hours, speeds)
     session.run()
     summary = _write(study, cells, folder)
     if session.failed:
@@ -105,9 +107,11 @@ class _Session:
         device: str,
         max_cells: int | None,
         hours: float | None,
+        speeds: bool,
     ) -> None:
         self.study, self.cells, self.folder = study, cells, folder
         self.store, self.device, self.max_cells = store, device, max_cells
+        self.speeds = speeds and study.speed
         self.until = None if hours is None else time.monotonic() + 3600 * hours
         self.measured: list[str] = []
         self.failed: list[str] = []
@@ -119,7 +123,7 @@ class _Session:
         Speeds come last, when no cell of the study is training any more, and one at a time.
         """
         self._each(lambda cell: cell.stem not in self.tried and not finished(self.folder, cell), self._take)
-        if self.study.speed:
+        if self.speeds:
             self._each(lambda cell: bool(finished(self.folder, cell)) and not self._complete(cell), self._time)
 
     def _each(self, is_left: Callable[[Cell], bool], take: Callable[[Cell], bool]) -> None:

@@ -85,8 +85,9 @@ class Frame:
 
     def ffn_sizes(self) -> range:
         """The feed-forward sizes to choose from, smallest first: the one asked, or those of the usual expansions."""
-        if expansion := self.recipe.model.expansion:
-            ffn = max(1, round(self.width * expansion))
+        asked = self.recipe.model
+        if asked.ffn or asked.expansion:
+            ffn = asked.ffn or max(1, round(self.width * (asked.expansion or 0)))
             return range(ffn, ffn + 1)
         low, high = (bound * self.width / self.step for bound in EXPANSION_RANGE)
         least = max(1, math.ceil(low))

@@ -184,23 +184,29 @@ def _filled(frame: Frame, limits: Sequence[Limit]) -> Iterator[ModelConfig]:
     if not limits:
         yield frame.shape(fixed or 1, frame.usual_ffn())
         return
+    for shape in fill(frame.shape, frame.ffn_sizes(), limits, fixed):
+        yield from (other for other in _with_heads(frame, shape) if all(limit.holds(other) for limit in limits))
+
+
+def fill(
+    shape: Callable[[int, int], ModelConfig], sizes: Sequence[int], limits: Sequence[Limit], depth: int | None = None
+) -> Iterator[ModelConfig]:
+    """The shapes that use the limits up, deepest first: for each depth the largest feed-forward that keeps them.
+
+    shape: of a depth and a feed-forward size. sizes: the feed-forward's, smallest first. depth: the only one, if fixed.
+    """
 
     def fits(depth: int, ffn: int) -> bool:
-        return all(limit.holds(frame.shape(depth, ffn)) for limit in limits)
+        return all(limit.holds(shape(depth, ffn)) for limit in limits)
 
-    sizes = frame.ffn_sizes()
     narrow = partial(fits, ffn=sizes[0])
-    if fixed:
-        depth = fixed if narrow(fixed) else 0
-    else:
-        depth = _largest(_MAX_DEPTH, narrow)
-    while depth >= 1:
-        best = _largest(len(sizes), lambda place, at=depth: fits(at, sizes[place - 1]))  # type: ignore[misc]
-        shape = frame.shape(depth, sizes[best - 1])
-        yield from (other for other in _with_heads(frame, shape) if all(limit.holds(other) for limit in limits))
-        if fixed or best == len(sizes):
+    here = (depth if narrow(depth) else 0) if depth else _largest(_MAX_DEPTH, narrow)
+    while here >= 1:
+        best = _largest(len(sizes), lambda place, at=here: fits(at, sizes[place - 1]))  # type: ignore[misc]
+        yield shape(here, sizes[best - 1])
+        if depth or best == len(sizes):
             return  # a shallower one would leave a part of the budget unused
-        depth -= 1
+        here -= 1
 
 
 def _with_heads(frame: Frame, shape: ModelConfig) -> Iterator[ModelConfig]:

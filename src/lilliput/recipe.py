@@ -121,6 +121,7 @@ class ModelSettings(_Settings):
     kv_heads: int | None = Field(None, ge=1, le=1024, description="key/value heads; divides heads")
     head_dim: int | None = Field(None, ge=2, le=1024, description="channels a head; even")
     expansion: float | None = Field(None, gt=0, le=32, description="FFN width over hidden size")
+    ffn: int | None = Field(None, ge=1, le=1_048_576, description="FFN width, in place of `expansion`")
     tied: bool | None = Field(None, description="share embedding and head")
     context: Size | None = Field(None, ge=8, le=1_048_576, description="positions the model sees")
     init: Literal["constant", "gpt2", "gpt2-residual", "internlm", "depth", "fan-in"] = Field(
@@ -128,6 +129,42 @@ class ModelSettings(_Settings):
     )
     biases: bool = Field(False, description="biases in the attention projections")
     rope_theta: float = Field(10_000.0, gt=1, description="base of the rotary embedding")
+
+    @model_validator(mode="after")
+    def _one_ffn(self) -> ModelSettings:
+        if self.ffn is not None and self.expansion is not None:
+            raise ValueError("ffn and expansion say the same twice: give one of them")
+        return self
+
+
+class MaskLearning(_Settings):
+    """`neurons: learned`: how the masks are trained (docs/inherit.md)."""
+
+    tokens: Size | None = Field(None, gt=0, description="text to learn them on; none: 2 tokens a teacher's parameter")
+    batch_tokens: Size | None = Field(None, gt=0, description="tokens a step")
+    lr: float = Field(1.0, gt=0, le=10, description="learning rate of the masks")
+    penalty_lr: float = Field(0.1, gt=0, le=10, description="learning rate of the Lagrange multipliers")
+    weight_lr: float = Field(1e-4, gt=0, le=1, description="learning rate of the teacher's weights meanwhile")
+
+
+class InheritSettings(_Settings):
+    """Start from parts of a bigger model, in the shape that `model` and `budget.params` ask for."""
+
+    teacher: str | None = Field(None, description="the bigger model: a model directory, or a llama2.c checkpoint")
+    tokenizer: str | None = Field(None, description="llama2.c: the checkpoint's tokenizer.bin")
+    layers: str | None = Field(
+        None, description="importance, ends, uniform, first, keep=0,1,5 or learned; none: learned with learned neurons"
+    )
+    neurons: Literal["random", "l1", "l2", "taylor", "learned"] = Field(
+        "taylor", description="how FFN neurons, heads and hidden channels are chosen"
+    )
+    taylor: Literal["vector", "first", "second", "mix"] = Field("first", description="which Taylor score")
+    group: Literal["mean", "first", "random"] = Field("mean", description="how key-value heads are put together")
+    sequences: int = Field(128, ge=1, le=65_536, description="sequences of calibration text for Taylor scores")
+    masks: MaskLearning = MaskLearning()
+    distil: float = Field(0.0, ge=0, le=1, description="share of the teacher's answers in the loss of later training")
+    temperature: float = Field(1.0, gt=0, le=100, description="temperature of the teacher's answers")
+    top: int | None = Field(None, ge=1, le=65_536, description="its best answers kept on disk, so many; none: ask live")
 
 
 class TrainSettings(_Settings):
@@ -186,6 +223,7 @@ class Recipe(_Settings):
         [SourceSpec(source="builtin:python")], min_length=1, description="one source of text, or a list"
     )
     source: str | None = Field(None, alias="from", description="go on training this model directory")
+    inherit: InheritSettings = InheritSettings()
     tokenizer: TokenizerSettings = TokenizerSettings()
     budget: Budget = Budget()
     model: ModelSettings = ModelSettings()
@@ -194,9 +232,19 @@ class Recipe(_Settings):
     evaluate: EvaluateSettings = EvaluateSettings()
     seed: int = Field(0, ge=0, lt=2**31, description="decides initialisation and data order")
 
+    @model_validator(mode="after")
+    def _inherit_needs_a_teacher(self) -> Recipe:
+        asked = self.inherit.model_fields_set - {"teacher"}
+        if self.inherit.teacher is None and self.inherit != InheritSettings():
+            raise ValueError(f"inherit.{min(asked)} needs inherit.teacher, the model to inherit from")
+        return self
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values under the names people write."""
-        return self.model_dump(by_alias=True)
+        """Plain values under the names people write; how to inherit only where there is a teacher."""
+        values = self.model_dump(by_alias=True)
+        if self.inherit.teacher is None:
+            del values["inherit"]
+        return values
 
     def to_yaml(self) -> str:
         """The recipe as a file that `load_recipe` reads."""

@@ -16,7 +16,7 @@ from lilliput.model.heap import keep_freed_memory
 from lilliput.progress import say, warn
 from lilliput.train import parallel
 from lilliput.train.config import TrainConfig
-from lilliput.train.objectives import OBJECTIVES
+from lilliput.train.objectives import OBJECTIVES, Objective
 from lilliput.train.optimizer import (
     build_optimizer,
     copy_into,
@@ -36,10 +36,17 @@ class Engine:
     is a sharded copy.
     """
 
-    def __init__(self, model: nn.Module, config: TrainConfig, device: torch.device, world: parallel.World) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        device: torch.device,
+        world: parallel.World,
+        objective: Objective | None = None,
+    ) -> None:
         self.model, self.config, self.device, self.world = model, config, device, world
         torch.set_num_threads(max(1, config.threads // world.local_size))
-        self.objective = OBJECTIVES[config.objective]
+        self.objective = objective or OBJECTIVES[config.objective]()
         if device.type == "cpu":
             keep_freed_memory()
         model.to(device)
@@ -50,7 +57,7 @@ class Engine:
             self.live = parallel.twin(self.model)
         else:
             self.live = parallel.shard(self.model, self.world, self.device)
-        self.optimizer = build_optimizer(self.live, self.config)
+        self.optimizer = build_optimizer(self.live, self.config, self.objective.groups(self.live, self.config))
         self.live.train()
 
     def gradients(self, batch: np.ndarray, step: int, asked: Callable[[], bool]) -> tuple[float, float, bool]:
@@ -61,6 +68,7 @@ class Engine:
         """
         config, world = self.config, self.world
         torch.manual_seed(mix(config.seed, config.round, step, world.rank) >> 1)
+        self.objective.begin(self.live, step)
         loss_here = self._forward_backward(batch)
         norm = parallel.whole(torch.nn.utils.get_total_norm(self._grads()))
         # One wait for the device a step: both numbers come over together.
@@ -72,8 +80,9 @@ class Engine:
         """Clip by the global norm and apply AdamW."""
         if 0 < self.config.clip < norm:
             torch._foreach_mul_(self._grads(), self.config.clip / norm)
-        set_learning_rate(self.optimizer, rate)
+        set_learning_rate(self.optimizer, rate, self.config.lr)
         self.optimizer.step()
+        self.objective.updated(self.live)
 
     def clear(self) -> None:
         """Drop the gradients."""
@@ -95,7 +104,7 @@ class Engine:
         for begin in range(0, share, micro):
             parallel.sync_gradients(self.live, begin + micro >= share)
             with self._autocast():
-                loss = self.objective(self.live, windows[begin : begin + micro]) / config.batch_tokens
+                loss = self.objective.loss(self.live, windows[begin : begin + micro]) / config.batch_tokens
             # fully_shard averages gradients over processes; the batch's mean is their sum.
             torch.autograd.backward(loss * world.size)
             total += loss.detach()
@@ -128,8 +137,9 @@ class Engine:
         micro = min(self.config.micro_sequences, self._share())
         window = torch.zeros((micro, self.config.context + 1), dtype=torch.int64, device=self.device)
         try:
+            self.objective.begin(self.live, 0)
             with self._autocast():
-                loss = self.objective(self.live, window)
+                loss = self.objective.loss(self.live, window)
             torch.autograd.backward(loss)
             self.clear()
         except Exception as error:  # whatever the compiler's chain throws: there is no narrower type

@@ -28,11 +28,15 @@ from lilliput.train.engine import Engine
 from lilliput.train.guard import MAX_RETURNS, Guard
 from lilliput.train.interrupt import Interrupt
 from lilliput.train.metrics import Metrics
+from lilliput.train.objectives import check_same
 from lilliput.train.order import Cursor, Loader, Windows, fingerprint
 from lilliput.train.schedule import learning_rate
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lilliput.model.decoder import Decoder
+    from lilliput.train.objectives import Objective
 
 Evaluator = Callable[["Decoder"], dict[str, float]]
 
@@ -63,25 +67,27 @@ class TrainResult:
 
 
 def train(
-    model: Decoder,
+    model: nn.Module,
     shards: Windows,
     config: TrainConfig,
     run_dir: Path | str,
     *,
     device: torch.device,
     evaluator: Evaluator | None = None,
+    objective: Objective | None = None,
 ) -> TrainResult:
     """Train `model` in place to the end of `config`, going on from `run_dir/checkpoints` where there are any.
 
     Writes `run_dir/metrics.jsonl`. evaluator: called every `eval_every` steps and at the end, after the save,
-    with the model; its numbers go to the metrics. Raises KeyboardInterrupt after Ctrl-C (the step finished
+    with the model; its numbers go to the metrics. objective: what is learned, by default OBJECTIVES[config.objective];
+    `model` is what its loss takes, a `Decoder` for those. Raises KeyboardInterrupt after Ctrl-C (the step finished
     and saved), StorageError where the disk is full, TrainingError where the loss will not stay finite,
     CheckpointError where the folder holds another run or only damaged checkpoints.
     """
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
     try:
-        run = _Run(model, shards, config, run_dir, device, evaluator)
+        run = _Run(model, shards, config, run_dir, device, evaluator, objective)
         try:
             return run.go()
         finally:
@@ -101,12 +107,13 @@ class _Run:
 
     def __init__(
         self,
-        model: Decoder,
+        model: nn.Module,
         shards: Windows,
         config: TrainConfig,
         run_dir: Path,
         device: torch.device,
         evaluator: Evaluator | None,
+        objective: Objective | None,
     ) -> None:
         self.world = parallel.start(device)
         self.evaluator, self.folder = evaluator, run_dir / "checkpoints"
@@ -120,7 +127,7 @@ class _Run:
         self.step = self.attempt = self.peak = 0
         self.seconds, self.clock = 0.0, time.perf_counter()
         self.loss_sum, self.loss_steps, self.last_loss = 0.0, 0, math.nan
-        self.engine = Engine(model, config, device, self.world)
+        self.engine = Engine(model, config, device, self.world, objective)
         if saved is not None:
             self._restore(saved)
         if config.compile and self.step < config.steps:
@@ -195,6 +202,7 @@ class _Run:
             self.last_loss = self.loss_sum / self.loss_steps
         now = time.perf_counter()
         tokens = (self.step - self.row_step) * self.config.batch_tokens
+        figures = self.engine.objective.figures(self.engine.live)
         if self.metrics is not None:
             state = self.loader.state
             row = {
@@ -208,7 +216,7 @@ class _Run:
                 "seconds": round(self._elapsed(), 3),
                 "skipped": self.guard.skipped,
             }
-            self.metrics.write(row)
+            self.metrics.write(row | figures)
         self.row_step, self.row_clock = self.step, now
         self.loss_sum, self.loss_steps = 0.0, 0
 
@@ -288,6 +296,7 @@ class _Run:
             "last_loss": None if math.isnan(self.last_loss) else self.last_loss,
             "peak_memory": self._peak_memory(),
             "versions": machine.versions(),
+            "objective": self.engine.objective.identity(),
         }
 
     def _saved(self) -> checkpoint.Saved | None:
@@ -308,6 +317,7 @@ class _Run:
                 where=str(saved.path),
                 mend="restore them, or begin a new run with another --out",
             )
+        check_same(self.engine.objective, state.get("objective", {}), str(saved.path))
         self.engine.load(saved.model, saved.optimizer)
         self.step = int(state["step"])
         self.loader.state = Cursor.from_dict(state["loader"])

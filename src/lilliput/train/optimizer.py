@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,13 +14,21 @@ from lilliput.train.config import TrainConfig
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
-    """Fused AdamW over two groups: tensors of two or more axes decay, norms' scales and biases do not."""
+def default_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Two groups: tensors of two or more axes decay, norms' scales and biases do not."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
+    return [
         {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
     ]
+
+
+def build_optimizer(
+    model: nn.Module, config: TrainConfig, groups: list[dict[str, Any]] | None = None
+) -> torch.optim.AdamW:
+    """Fused AdamW over `groups` (`Objective.groups` says what may stand in one), by default those of
+    `default_groups`."""
+    groups = default_groups(model, config) if groups is None else groups
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=config.lr,
@@ -29,10 +38,12 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     )
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The rate of the next update, for every group."""
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float, peak: float) -> None:
+    """The rate of the next update: `lr`, and for a group with a "rate" of its own that times lr / peak, or just that
+    where it is "constant"."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        own = group.get("rate")
+        group["lr"] = lr if own is None else own if group.get("constant") else own * (lr / peak)
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

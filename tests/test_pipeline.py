@@ -82,6 +82,7 @@ def test_a_model_is_trained_further(made, corpus: Path, store: Store, tmp_path: 
     result = make(further, tmp_path / "further", store)
     assert result["parameters"] == made["parameters"]
     assert result["bits_per_byte"] < made["bits_per_byte"]
+    assert any("of a fresh run's peak" in note for note in result["notes"])
 
 
 def test_a_model_that_is_trained_further_keeps_its_shape(made, corpus: Path, store: Store, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ from lilliput.tokenizer.load import Tokenizer
 from lilliput.train import parallel
 from lilliput.train.config import FREE_KEYS, TrainConfig
 from lilliput.train.derive import derive, flops
+from lilliput.train.further import trained
 from lilliput.train.loop import Evaluator, train
 
 # Raised when the weights change for the same settings, so that older ones are not taken for them.
@@ -195,8 +196,11 @@ class Run:
             bos_id=tokenizer.bos_id,
             eos_id=tokenizer.eos_id,
         )
+        source = self.asked.source
+        before = trained(Path(source).expanduser(), shape.parameters()) if source is not None else None
+        size = int(shards.bytes.sum(dtype="u8"))
         config, notes = derive(
-            recipe.train, shape, len(shards.tokens), int(shards.bytes.sum(dtype="u8")), self.asked.seed, self.device
+            recipe.train, shape, len(shards.tokens), size, self.asked.seed, self.device, before
         )
         say(f"plan       {describe(shape)}")
         if settled:

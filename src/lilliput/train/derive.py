@@ -22,6 +22,7 @@ from lilliput.train.memory import activation_bytes
 if TYPE_CHECKING:
     from lilliput.model.config import ModelConfig
     from lilliput.recipe import TrainSettings
+    from lilliput.train.further import Trained
 
 TOKENS_PER_PARAMETER = 20
 MAX_LR = 1e-2
@@ -109,11 +110,12 @@ def derive(
     bytes_per_epoch: int,
     seed: int,
     device: torch.device,
+    before: Trained | None = None,
 ) -> tuple[TrainConfig, list[str]]:
     """Settle a run: (settings, one printable line for each value and where it came from).
 
-    tokens_per_epoch, bytes_per_epoch: size of the packed training split. Raises ConfigError for a request
-    that cannot be met.
+    tokens_per_epoch, bytes_per_epoch: size of the packed training split. before: what the weights that it begins
+    with have seen, None for fresh ones. Raises ConfigError for a request that cannot be met.
     """
     if tokens_per_epoch <= model.context:
         raise ConfigError(
@@ -131,7 +133,7 @@ def derive(
     tokens = steps * batch * model.context
     notes.derived("tokens", count(tokens), f"{length.why}; {steps} steps, {flops(model, tokens):.2e} FLOPs")
     notes.extend(_epoch_notes(tokens, tokens_per_epoch, bytes_per_epoch))
-    lr = _rate(train, cost, notes)
+    lr = _rate(train, model, length.tokens, before, notes)
     warmup = _warmup(train, steps, notes)
     beta2 = _beta2(train, batch * model.context, notes)
     seconds = cost / nominal_rate(model, device)
@@ -217,14 +219,18 @@ def _batch(
     return batch, micro
 
 
-def _rate(train: TrainSettings, cost: float, notes: _Notes) -> float:
+def _rate(train: TrainSettings, model: ModelConfig, tokens: float, before: Trained | None, notes: _Notes) -> float:
     if train.lr is not None:
         notes.given("lr", f"{train.lr:.3g}")
         return train.lr
-    fitted = 0.3118 * float(cost**-0.125)
+    fitted = 0.3118 * float(flops(model, tokens + (before.tokens if before else 0)) ** -0.125)
     lr = min(MAX_LR, fitted)
     capped = f", capped at {MAX_LR:g}" if lr < fitted else ""
-    notes.derived("lr", f"{lr:.3g}", f"0.3118·C^−0.125 = {fitted:.3g} (2401.02954){capped}")
+    formula = f"0.3118·C^−0.125 = {fitted:.3g} (2401.02954){capped}"
+    if before is not None:
+        lr *= before.share(tokens)
+        formula = f"{before.told(tokens)}; the whole would be {formula}"
+    notes.derived("lr", f"{lr:.3g}", formula)
     return lr
 
 

@@ -1,9 +1,12 @@
-"""Weights as safetensors files: written whole, read with every name and shape checked."""
+"""Weights as safetensors files: written whole, checked by their headers, read one tensor at a time."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 
 import torch
@@ -12,14 +15,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lilliput.errors import ModelError
+from lilliput.model.carve import check_declared
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
 from lilliput.model.spaces import shapes
+from lilliput.progress import Progress
 
 WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
+_TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_AGAIN = "copy or download the file again"
+# Rows of two tables that are compared at once.
+_ROWS = 4096
 
 
 def write_weights(path: Path, model: Decoder) -> None:
@@ -29,45 +38,108 @@ def write_weights(path: Path, model: Decoder) -> None:
 
 
 def read_weights(folder: Path, config: ModelConfig) -> Decoder:
-    """A decoder with the weights of `folder` (one file or shards with an index), as fp32 on the CPU.
+    """A decoder with the weights of `folder` (one file or shards with an index), as fp32 on the CPU. Errors as for
+    `find_weights`."""
+    return fill(config, find_weights(folder, config).tensors())
 
-    Raises ModelError that names the tensors that are missing, unexpected or of the wrong shape.
+
+@dataclass(frozen=True)
+class Stored:
+    """The weights of a model directory, each tensor known by the file that holds it and none of them read.
+
+    places: by name, exactly those that the shape declares. types: as stored, by name. files: all that are read.
     """
-    model = Decoder(config)
-    wanted, state = shapes(config), model.state_dict()
-    seen: set[str] = set()
-    unexpected: list[str] = []
-    wrong: list[str] = []
-    for name, tensor in _tensors(folder):
-        if name.endswith(".rotary_emb.inv_freq"):
-            continue  # a table that old transformers versions stored; it follows from the configuration
-        if name == _HEAD and config.tied:
-            _check_tied(tensor, state[_EMBEDDING], seen, folder)
-        elif name not in wanted:
-            unexpected.append(name)
-        elif tuple(tensor.shape) != wanted[name]:
-            wrong.append(f"{name} is {tuple(tensor.shape)}, not {wanted[name]}")
-        else:
-            state[name].copy_(tensor)
-        seen.add(name)
-    missing = [name for name in wanted if name not in seen]
-    if missing or unexpected or wrong:
-        parts = [
-            f"{title}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
-            for title, names in (("missing", missing), ("unexpected", unexpected), ("wrong shape", wrong))
-            if names
-        ]
+
+    places: Mapping[str, Path]
+    types: Mapping[str, torch.dtype]
+    files: tuple[Path, ...]
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and tensor, as stored, one at a time. No file stays open, or mapped into memory, longer than the tensor
+        that was read from it. Raises ModelError where a file is no longer what it was."""
+        return ((name, _get(file, name)) for name, file in self.places.items())
+
+
+def find_weights(folder: Path, config: ModelConfig) -> Stored:
+    """The weights in `folder` of a model of the shape `config`, checked by the files' headers.
+
+    Raises ModelError that names the tensors that are missing, unexpected, of the wrong shape, no floating-point
+    numbers or stored twice, and where a tied head beside its embedding is another matrix.
+    """
+    files = tuple(weight_files(folder))
+    wanted = shapes(config)
+    places: dict[str, Path] = {}
+    types: dict[str, torch.dtype] = {}
+    faults: dict[str, list[str]] = {"missing": [], "unexpected": [], "wrong shape": [], "stored twice": []}
+    head = None
+    for file in files:
+        for name, (shape, kind) in _headers(file).items():
+            if name.endswith(".rotary_emb.inv_freq"):
+                continue  # a table that old transformers versions stored; it follows from the configuration
+            if name == _HEAD and config.tied:
+                head = file
+            elif name not in wanted:
+                faults["unexpected"].append(name)
+            elif shape != wanted[name]:
+                faults["wrong shape"].append(f"{name} is {shape}, not {wanted[name]}")
+            elif name in places:
+                faults["stored twice"].append(f"{name} (in {places[name].name} and {file.name})")
+            else:
+                places[name], types[name] = file, _type(kind, name, file)
+    found = {*places, *(fault.split(" ")[0] for fault in faults["wrong shape"])}
+    faults["missing"] = [name for name in wanted if name not in found]
+    _raise_faults(faults, folder)
+    if head is not None:
+        _check_tied(head, places[_EMBEDDING], folder)
+    return Stored(places, types, files)
+
+
+def _raise_faults(faults: Mapping[str, list[str]], folder: Path) -> None:
+    parts = [
+        f"{title}: {', '.join(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+        for title, names in faults.items()
+        if names
+    ]
+    if parts:
         raise ModelError(
             f"the weights do not fit config.json; {'; '.join(parts)}",
             where=str(folder),
             mend="give the config.json that these weights were saved with",
         )
+
+
+def fill(config: ModelConfig, tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype = torch.float32) -> Decoder:
+    """A decoder of the shape `config` with the weights `tensors`, in any order, its parameters of type `dtype` on the
+    CPU. One tensor is held at a time. Raises ModelError for one that does not belong to it and for missing ones."""
+    model = Decoder(config)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    state, wanted = model.state_dict(), shapes(config)
+    missing = set(wanted)
+    with Progress("reading the weights", len(wanted), "tensors") as bar:
+
+        def put(name: str, tensor: Tensor) -> None:
+            check_declared(name, tensor, wanted)
+            state[name].copy_(tensor)
+            missing.discard(name)
+            bar.update(len(wanted) - len(missing))
+
+        # A loop's variable would keep each tensor in memory while the next one is read.
+        deque(starmap(put, tensors), maxlen=0)
+    if missing:
+        raise ModelError(f"{len(missing)} tensors are missing, {min(missing)} among them", where="weights")
     return model
 
 
-def _check_tied(head: Tensor, embedding: Tensor, seen: set[str], folder: Path) -> None:
+def _check_tied(head: Path, embedding: Path, folder: Path) -> None:
     """Some writers store a tied head beside the embedding: harmless if it is the same matrix."""
-    if _EMBEDDING not in seen or head.shape != embedding.shape or not torch.equal(head.float(), embedding):
+    with safe_open(head, framework="pt") as one, safe_open(embedding, framework="pt") as other:
+        left, right = one.get_slice(_HEAD), other.get_slice(_EMBEDDING)
+        same = left.get_shape() == right.get_shape() and all(
+            torch.equal(left[row : row + _ROWS].float(), right[row : row + _ROWS].float())
+            for row in range(0, left.get_shape()[0], _ROWS)
+        )
+    if not same:
         raise ModelError(
             f"config.json ties the head to the embedding, but {_HEAD} is another matrix",
             where=str(folder),
@@ -75,24 +147,38 @@ def _check_tied(head: Tensor, embedding: Tensor, seen: set[str], folder: Path) -
         )
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Every stored tensor, one at a time, the embedding before the head."""
-    files = weight_files(folder)
-    places = [(name, file) for file in files for name in tensor_shapes(file)]
-    for name, file in sorted(places, key=lambda place: place[0] == _HEAD):
+def _get(file: Path, name: str) -> Tensor:
+    try:
         with safe_open(file, framework="pt") as opened:
-            yield name, opened.get_tensor(name)
+            tensor: Tensor = opened.get_tensor(name)
+            return tensor
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{name} cannot be read: {error}", where=str(file), mend=_AGAIN) from None
+
+
+def _headers(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
+    """Shape and type of each tensor in a file, in the order in which they lie there."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118, no mapping
+            return {name: (tuple(found.get_shape()), found.get_dtype()) for name, found in slices.items()}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"the weights cannot be read: {error}", where=str(file), mend=_AGAIN) from None
+
+
+def _type(kind: str, name: str, file: Path) -> torch.dtype:
+    if kind not in _TYPES:
+        raise ModelError(
+            f"{name} is stored as {kind}; weights are read as F32, F16, BF16 or F64",
+            where=str(file),
+            mend="give the model before quantisation",
+        )
+    return _TYPES[kind]
 
 
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors in a safetensors file, from its header; ModelError where it is damaged."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"the weights cannot be read: {error}", where=str(file), mend="copy or download the file again"
-        ) from None
+    return {name: shape for name, (shape, _) in _headers(file).items()}
 
 
 def index_file(folder: Path) -> Path | None:

@@ -20,10 +20,11 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from lilliput.evaluate.statistics import Scores
-from lilliput.lab.grid import Cell, fill_in
+from lilliput.lab.grid import TEACHER, Cell, fill_in
 from lilliput.lab.spec import Study
+from lilliput.progress import say
 from lilliput.report.scale import thin
-from lilliput.store import Store, read_json, write_atomic
+from lilliput.store import Store, locked, read_json, write_atomic
 from lilliput.train.metrics import read_metrics
 
 _CURVE_POINTS = 100
@@ -104,19 +105,37 @@ def taken(folder: Path, cell: Cell) -> Iterator[bool]:
 
 
 def measure(study: Study, cell: Cell, folder: Path, store: Store, device: str) -> dict[str, Any]:
-    """Run one cell to its end, going on where a killed run stopped, and write its file."""
+    """Run one cell to its end, going on where a killed run stopped, and write its file; before it the cell of its
+    teacher, where that has not been run here."""
     # Here, not above: `study list` and `show` answer without loading all that training needs.
     from lilliput.pipeline import make
 
+    given = {}
+    if cell.teacher is not None:
+        given[TEACHER] = str(_teacher(study, cell.teacher, folder, store, device))
     began = time.monotonic()
-    run = store.root / "cells" / cell.hash[:24]
-    results = make(fill_in(cell.recipe, f"study {study.name}"), run, store, device=device)
+    run = _run_folder(store, cell)
+    results = make(fill_in(cell.recipe, f"study {study.name}", given), run, store, device=device)
     found = _record(study, cell, results, run, time.monotonic() - began)
     write_atomic(cell_file(folder, cell), dump(found))
     # A study of many cells would fill the disk: the weights stay, the optimizer's state is needed no more.
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
     _failure_file(folder, cell).unlink(missing_ok=True)
     return found
+
+
+def _run_folder(store: Store, cell: Cell) -> Path:
+    return store.root / "cells" / cell.hash[:24]
+
+
+def _teacher(study: Study, cell: Cell, folder: Path, store: Store, device: str) -> Path:
+    """The teacher's model directory, made once for all processes that share the store."""
+    model = _run_folder(store, cell) / "model"
+    with locked(folder / ".locks" / "teacher.lock", f"the teacher of {study.name}"):
+        if not (model / "config.json").is_file() or finished(folder, cell) is None:
+            say(f"the teacher of {study.name}")
+            measure(study, cell, folder, store, device)
+    return model
 
 
 def add_speed(found: dict[str, Any], folder: Path, cell: Cell, device: str) -> None:
@@ -141,6 +160,7 @@ def _record(study: Study, cell: Cell, results: dict[str, Any], run: Path, wall: 
         "arm": cell.arm,
         "seed": cell.seed,
         "hash": cell.hash,
+        **({"teacher": cell.teacher.hash} if cell.teacher else {}),
         "settings": list(cell.settings),
         "metric": study.metric,
         "value": held["bits_per_byte"],
@@ -150,6 +170,7 @@ def _record(study: Study, cell: Cell, results: dict[str, Any], run: Path, wall: 
         "parameters": results["parameters"],
         "shape": results["shape"],
         "tokenizer": results["tokenizer"],
+        **({"inherit": results["inherit"]} if results.get("inherit") else {}),
         "cost": {**results["cost"], "wall_seconds": round(wall, 1)},
         "machine": results["machine"],
         "versions": results["versions"],

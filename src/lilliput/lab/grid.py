@@ -1,13 +1,15 @@
 """From a study to its cells: each arm with each of its seeds, the whole recipe, and the hash that identifies it.
 
 A study's paths may hold environment variables, which are filled in only when a cell runs, so that a cell's hash
-is the same on every machine.
+is the same on every machine. `$TEACHER` is the model that the study's `teacher` settings describe: one more cell, run
+before the first that names it.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +23,21 @@ from lilliput.store import canonical_hash
 CELL_FORMAT = 1
 # Keys that change what is written and when, never what is measured.
 _FREE = {"train": ("save_every", "eval_every", "tensorboard"), "evaluate": ("prompts", "during")}
+TEACHER = "TEACHER"
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One arm with one seed. settings: what the arm sets. recipe: the whole, its variables not filled in."""
+    """One arm with one seed. settings: what the arm sets. recipe: the whole, its variables not filled in. teacher: the
+    cell whose model the recipe names, if it names one."""
 
     arm: str
     seed: int
     settings: tuple[str, ...]
     recipe: Recipe
     hash: str
+    teacher: Cell | None = None
 
     @property
     def stem(self) -> str:
@@ -52,18 +57,25 @@ def cells_of(study: Study, folder: Path | None = None) -> list[Cell]:
     common = [*study.settings]
     if study.evaluate:
         common.append(setting("evaluate.text", study.evaluate))
-    cells = []
-    for seed in study.all_seeds():
-        for arm, own in study.arm_settings().items():
-            if seed not in study.seeds_of(arm):
-                continue
-            filled = load_recipe(recipe, [*common, *own, f"seed={seed}"])
-            cells.append(Cell(arm, seed, tuple(own), filled, cell_hash(filled.to_dict(), study.metric)))
-    return cells
+
+    def cell(arm: str, seed: int, own: list[str], teacher: Cell | None) -> Cell:
+        filled = load_recipe(recipe, [*common, *own, f"seed={seed}"])
+        named = teacher if TEACHER in {name for path in _paths(filled.to_dict()) for name in _named(path)} else None
+        known = cell_hash(filled.to_dict(), study.metric, named.hash if named else None)
+        return Cell(arm, seed, tuple(own), filled, known, named)
+
+    teacher = None if study.teacher is None else cell(TEACHER.lower(), 0, study.teacher, None)
+    return [
+        cell(arm, seed, own, teacher)
+        for seed in study.all_seeds()
+        for arm, own in study.arm_settings().items()
+        if seed in study.seeds_of(arm)
+    ]
 
 
-def cell_hash(recipe: dict[str, Any], metric: str) -> str:
-    """What identifies a cell: everything its recipe (`Recipe.to_dict()`) asks that changes what is measured.
+def cell_hash(recipe: dict[str, Any], metric: str, teacher: str | None = None) -> str:
+    """What identifies a cell: everything its recipe (`Recipe.to_dict()`) asks that changes what is measured, and the
+    hash of the cell that made its teacher.
 
     What is not asked (null, or an empty list or mapping) is left out, so that a key which a later version of
     Lilliput adds to the recipe changes no cell that does not use it.
@@ -71,7 +83,8 @@ def cell_hash(recipe: dict[str, Any], metric: str) -> str:
     asked = {key: value for key, value in recipe.items() if key != "name"}
     for part, names in _FREE.items():
         asked[part] = {key: value for key, value in asked.get(part, {}).items() if key not in names}
-    return canonical_hash({"format": CELL_FORMAT, "recipe": _asked(asked), "metric": metric})
+    made = {"teacher": teacher} if teacher else {}
+    return canonical_hash({"format": CELL_FORMAT, "recipe": _asked(asked), "metric": metric, **made})
 
 
 def _asked(value: Any) -> Any:
@@ -82,25 +95,39 @@ def _asked(value: Any) -> Any:
     return [_asked(item) for item in value] if isinstance(value, list) else value
 
 
-def fill_in(recipe: Recipe, where: str) -> Recipe:
-    """The recipe with environment variables in its paths filled in; ConfigError names one that is not set."""
+def _holders(values: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """Where a recipe's dict holds the path of a model or tokenizer: (mapping, key)."""
+    found = [(values, "from"), (values["tokenizer"], "from")]
+    if "inherit" in values:
+        found += [(values["inherit"], "teacher"), (values["inherit"], "tokenizer")]
+    return [(holder, key) for holder, key in found if holder[key] is not None]
+
+
+def _paths(values: dict[str, Any]) -> list[str]:
+    return [holder[key] for holder, key in _holders(values)]
+
+
+def _named(path: str) -> list[str]:
+    """The variables in a path."""
+    return [match[1] or match[2] for match in _VARIABLE.finditer(path)]
+
+
+def fill_in(recipe: Recipe, where: str, given: Mapping[str, str] | None = None) -> Recipe:
+    """The recipe with variables in its paths filled in, from `given` or the environment; ConfigError names one that is
+    not set."""
+    known = {**os.environ, **(given or {})}
 
     def fill(path: str) -> str:
-        def value(match: re.Match[str]) -> str:
-            name = match[1] or match[2]
-            if name not in os.environ:
-                raise ConfigError(
-                    f"{path} needs the environment variable {name}", where=where, mend=f"export {name}=FOLDER"
-                )
-            return os.environ[name]
-
-        return _VARIABLE.sub(value, path)
+        for name in _named(path):
+            if name not in known:
+                mend = "say what it is: `teacher: {KEY: VALUE}`" if name == TEACHER else f"export {name}=FOLDER"
+                raise ConfigError(f"{path} needs the variable {name}", where=where, mend=mend)
+        return _VARIABLE.sub(lambda match: known[match[1] or match[2]], path)
 
     values = recipe.to_dict()
     for spec in values["corpus"]:
         spec["source"] = fill(spec["source"])
     values["evaluate"]["text"] = [fill(path) for path in values["evaluate"]["text"]]
-    for holder in (values, values["tokenizer"]):
-        if holder["from"] is not None:
-            holder["from"] = fill(holder["from"])
+    for holder, key in _holders(values):
+        holder[key] = fill(holder[key])
     return Recipe.model_validate(values)

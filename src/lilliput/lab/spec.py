@@ -123,6 +123,7 @@ class Study(_Part):
     question: str = Field(min_length=1)
     recipe: str = "tiny"
     settings: Settings = []
+    teacher: Settings | None = None
     axis: Axis | None = None
     arms: dict[ArmName, Settings] | None = None
     baseline: ArmName | None = None

@@ -14,7 +14,7 @@ from typing import Any
 from lilliput.errors import ConfigError, TrainingError
 from lilliput.evaluate.statistics import t_quantile
 from lilliput.lab.cells import add_speed, complete, failure, finished, measure, note_failure, read_cell, taken
-from lilliput.lab.grid import Cell, cells_of, fill_in
+from lilliput.lab.grid import TEACHER, Cell, cells_of, fill_in
 from lilliput.lab.spec import Study, find_study, read_study, studies_shipped
 from lilliput.lab.summary import summarise_study
 from lilliput.lab.write import table, verdict_lines, write_results
@@ -194,15 +194,18 @@ def _check(study: Study, cells: list[Cell]) -> None:
     """Refuse before any work what would fail in the middle: an absent file or variable, a shape that is none."""
     where = f"study {study.name}"
     for cell in cells:
-        recipe = fill_in(cell.recipe, where)
+        # What a teacher that is still to be trained allows, its own run will tell.
+        recipe = fill_in(cell.recipe, where, {TEACHER: TEACHER} if cell.teacher else None)
         paths = [spec.source for spec in recipe.corpus] + recipe.evaluate.text
-        paths += [path for path in (recipe.source, recipe.tokenizer.source) if path is not None]
+        named = (recipe.source, recipe.tokenizer.source, recipe.inherit.teacher)
+        paths += [path for path in named if path is not None and path != TEACHER]
         for path in paths:
             if path.startswith(("hf:", "builtin:")) or set("*?[") & set(path):
                 continue
             if not Path(path).expanduser().exists():
                 raise ConfigError(f"{path} does not exist", where=f"{where}, {cell.arm}", mend="give a path that does")
-        check_request(recipe)
+        if cell.teacher is None:
+            check_request(recipe)
 
 
 def _found(cells: list[Cell], folder: Path) -> dict[tuple[str, int], dict[str, Any]]:

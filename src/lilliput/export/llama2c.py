@@ -11,17 +11,21 @@ the rows of q and k are put in another order, head by head: the even ones, then 
 from __future__ import annotations
 
 import io
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from lilliput.errors import ModelError
+from lilliput.export.weights import fill
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
-from lilliput.progress import Progress
+from lilliput.model.spaces import shapes
 from lilliput.tokenizer.llama2c import is_tokenizer_bin
 
 _MAGIC = 0x616B3432
@@ -35,7 +39,7 @@ _FOREIGN = {
     b"GGUF": "a GGUF model",
     b"\x1f\x8b": "a gzip archive",
 }
-_MEND = "give a .bin that llama2.c's export.py wrote as version 0 or 1"
+_MEND = "give a .bin that llama2.c's export.py wrote as version 0 or 1, or a model folder in the Hugging Face layout"
 _AGAIN = "copy or download the file again"
 _LAYER = "model.layers.{layer}."
 _ATTENTION = [f"{_LAYER}self_attn.{part}_proj.weight" for part in "qkvo"]
@@ -72,23 +76,61 @@ class _Header:
         )
 
 
-def read_llama2c(file: Path) -> Decoder:
-    """A llama2.c checkpoint as a decoder, fp32 on the CPU; its tokenizer lies in a file of its own.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A llama2.c checkpoint whose header and size were checked, and of which nothing more is read yet."""
 
-    Reads the file once, each tensor into its place: memory is the model and one of its matrices. Raises ModelError
-    where the file is no such checkpoint, is quantised (version 2), or its size is not what the header says.
-    """
+    file: Path
+    config: ModelConfig
+    header: _Header
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and tensor, fp32, one at a time, in the file's order and by the names and rows of the decoder. Raises
+        ModelError where the file ends early."""
+        wanted, tables = shapes(self.config), _FLOAT * self.config.context * self.config.head_dim
+        at = self.header.start
+        for name in _order(self.header, self.config):
+            if name is not None:
+                yield name, self._tensor(name, wanted[name], at)
+            at += tables if name is None else _FLOAT * math.prod(wanted[name])
+
+    def _tensor(self, name: str, shape: tuple[int, ...], at: int) -> Tensor:
+        try:
+            values = np.fromfile(self.file, "<f4", math.prod(shape), offset=at)
+        except OSError as error:
+            raise _unreadable(error, str(self.file)) from None
+        if len(values) != math.prod(shape):
+            raise ModelError(f"the file ends within {name}", where=str(self.file), mend=_AGAIN)
+        tensor = torch.from_numpy(values).view(shape)
+        turned = name.endswith(("q_proj.weight", "k_proj.weight"))
+        return _halves(tensor, self.config.head_dim) if turned else tensor
+
+
+def find_checkpoint(file: Path) -> Checkpoint:
+    """The llama2.c checkpoint in a file. Raises ModelError where it is none, is quantised (version 2), or its size is
+    not what the header says."""
+    where = str(file)
     try:
         with file.open("rb") as opened:
             size = opened.seek(0, io.SEEK_END)
             opened.seek(0)
-            header = _read_header(opened.read(_VERSIONED_BYTES), str(file))
-            config = header.config()
-            _check_size(header, config, size, str(file))
-            opened.seek(header.start)
-            return _read_weights(opened, header, config, str(file))
+            header = _read_header(opened.read(_VERSIONED_BYTES), where)
     except OSError as error:
-        raise ModelError(f"the checkpoint cannot be read: {error.strerror}", where=str(file), mend="check it") from None
+        raise _unreadable(error, where) from None
+    config = header.config()
+    _check_size(header, config, size, where)
+    return Checkpoint(file, config, header)
+
+
+def read_llama2c(file: Path) -> Decoder:
+    """A llama2.c checkpoint as a decoder, fp32 on the CPU; its tokenizer lies in a file of its own. Memory is the model
+    and one of its matrices. Errors as for `find_checkpoint`."""
+    checkpoint = find_checkpoint(file)
+    return fill(checkpoint.config, checkpoint.tensors())
+
+
+def _unreadable(error: OSError, where: str) -> ModelError:
+    return ModelError(f"the checkpoint cannot be read: {error.strerror}", where=where, mend="check it")
 
 
 def _read_header(head: bytes, where: str) -> _Header:
@@ -183,24 +225,6 @@ def _order(header: _Header, config: ModelConfig) -> Iterator[str | None]:
         yield from (embedding, *layers(_NORMS[0], *_ATTENTION, _NORMS[1], *_FFN), norm, None)
     if not config.tied:
         yield head
-
-
-def _read_weights(opened: io.BufferedReader, header: _Header, config: ModelConfig, where: str) -> Decoder:
-    model = Decoder(config)
-    state = model.state_dict()
-    with Progress("reading the checkpoint", config.parameters() * _FLOAT, "bytes") as bar:
-        for name in _order(header, config):
-            if name is None:
-                opened.seek(_FLOAT * config.context * config.head_dim, io.SEEK_CUR)
-                continue
-            tensor = state[name]
-            memory = memoryview(tensor.numpy().reshape(-1)).cast("B")
-            if opened.readinto(memory) != memory.nbytes:
-                raise ModelError(f"the file ends within {name}", where=where, mend=_AGAIN)
-            if name.endswith(("q_proj.weight", "k_proj.weight")):
-                tensor.copy_(_halves(tensor, config.head_dim))
-            bar.update(opened.tell() - header.start)
-    return model
 
 
 def _halves(rows: Tensor, head_dim: int) -> Tensor:

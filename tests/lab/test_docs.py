@@ -9,7 +9,7 @@ import pytest
 
 from lilliput.lab.fields import FIELDS
 from lilliput.lab.grid import cells_of
-from lilliput.lab.spec import Axis, Claim, Published, Study, Trend, read_study
+from lilliput.lab.spec import Axis, Claim, Published, Reach, Study, Trend, read_study
 from lilliput.plan.search import derive_shape
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
@@ -29,7 +29,7 @@ def test_examples_are_studies(example: str, tmp_path: Path) -> None:
 
 
 def test_examples_and_tables_name_every_key() -> None:
-    for part in (Study, Axis, Claim, Published, Trend):
+    for part in (Study, Axis, Claim, Published, Reach, Trend):
         for key in part.model_fields:
             assert re.search(rf"(`{key}`|\b{key}: )", TEXT), f"{part.__name__}.{key}"
     for field in FIELDS:

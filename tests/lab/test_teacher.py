@@ -30,7 +30,8 @@ def test_a_teacher_is_trained_once_and_known_by_its_settings(
     assert run_study(study, results=results, store=shared_store)["measured"] == ["own-seed0", "the_teacher_s-seed0"]
     cells = results / "mine" / "cells"
     teacher, cell = read_json(cells / "teacher-seed0.json"), read_json(cells / "the_teacher_s-seed0.json")
-    assert cell["teacher"] == teacher["hash"] == taught.teacher.hash
+    assert cell["teacher"]["hash"] == teacher["hash"] == taught.teacher.hash
+    assert cell["teacher"]["flops"] == teacher["cost"]["flops"]
     assert cell["tokenizer"]["hash"] == teacher["tokenizer"]["hash"]
     assert cell["recipe"]["tokenizer"]["from"] == "$TEACHER"
     assert study_status(study, results=results)["done"] == 2

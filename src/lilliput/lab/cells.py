@@ -116,7 +116,7 @@ def measure(study: Study, cell: Cell, folder: Path, store: Store, device: str) -
     began = time.monotonic()
     run = _run_folder(store, cell)
     results = make(fill_in(cell.recipe, f"study {study.name}", given), run, store, device=device)
-    found = _record(study, cell, results, run, time.monotonic() - began)
+    found = _record(study, cell, results, folder, run, time.monotonic() - began)
     write_atomic(cell_file(folder, cell), dump(found))
     # A study of many cells would fill the disk: the weights stay, the optimizer's state is needed no more.
     shutil.rmtree(run / "checkpoints", ignore_errors=True)
@@ -152,7 +152,15 @@ def add_speed(found: dict[str, Any], folder: Path, cell: Cell, device: str) -> N
     write_atomic(cell_file(folder, cell), dump({**found, "speed": speeds}))
 
 
-def _record(study: Study, cell: Cell, results: dict[str, Any], run: Path, wall: float) -> dict[str, Any]:
+def _taught(teacher: Cell, folder: Path) -> dict[str, Any]:
+    """Which teacher a cell had, and what that one's training cost."""
+    cost = dict(read_cell(folder, teacher) or {})["cost"]
+    return {"hash": teacher.hash, "flops": cost["flops"], "seconds": cost["seconds"]}
+
+
+def _record(
+    study: Study, cell: Cell, results: dict[str, Any], folder: Path, run: Path, wall: float
+) -> dict[str, Any]:
     held, documents = results["held_out"], read_json(run / "documents.json")
     rows = read_metrics(run / "metrics.jsonl")
     return {
@@ -160,7 +168,7 @@ def _record(study: Study, cell: Cell, results: dict[str, Any], run: Path, wall: 
         "arm": cell.arm,
         "seed": cell.seed,
         "hash": cell.hash,
-        **({"teacher": cell.teacher.hash} if cell.teacher else {}),
+        **({"teacher": _taught(cell.teacher, folder)} if cell.teacher else {}),
         "settings": list(cell.settings),
         "metric": study.metric,
         "value": held["bits_per_byte"],

@@ -106,6 +106,15 @@ class Trend(_Part):
         return self
 
 
+class Reach(_Part):
+    """How many times fewer tokens `arm` needs to come to what `versus` comes to; at_least: what is claimed of it."""
+
+    arm: ArmName
+    versus: ArmName
+    at_least: float | None = Field(None, gt=0)
+    text: str = ""
+
+
 class Published(_Part):
     """A figure to stand beside ours, with where it is from."""
 
@@ -135,6 +144,7 @@ class Study(_Part):
     published: list[Published] = []
     claims: list[Claim] = []
     correlations: list[Trend] = []
+    reaches: list[Reach] = []
     notes: str = ""
 
     def arm_settings(self) -> dict[str, list[str]]:
@@ -231,7 +241,7 @@ def read_study(path: Path) -> Study:
 
 def _refuse_unknown(values: dict[str, Any], where: str) -> None:
     parts: list[tuple[str, object, type[BaseModel]]] = [("", values, Study), ("axis.", values.get("axis"), Axis)]
-    for name, kind in (("claims", Claim), ("correlations", Trend), ("published", Published)):
+    for name, kind in (("claims", Claim), ("correlations", Trend), ("reaches", Reach), ("published", Published)):
         listed = values.get(name)
         parts += [(f"{name}.", item, kind) for item in (listed if isinstance(listed, list) else [])]
     for prefix, given, model in parts:
@@ -262,9 +272,11 @@ def _check(study: Study, where: str) -> None:
     _check_more_seeds(study, where)
     if not study.speed and (asked := [trend.y for trend in study.correlations if trend.y != "bits_per_byte"]):
         raise refuse(f"a correlation is about {asked[0]}, which is not measured", "add `speed: true`")
+    pairs = [(one.arm, one.versus) for one in study.claims] + [(one.arm, one.versus) for one in study.reaches]
+    for arm, versus in pairs:
+        if study.arm(arm) == study.arm(versus):
+            raise refuse(f"a claim compares {arm} with itself", "name two arms")
     for claim in study.claims:
-        if study.arm(claim.arm) == study.arm(claim.versus):
-            raise refuse(f"a claim compares {claim.arm} with itself", "name two arms")
         if claim.kind == "equivalence" and claim.delta == 0:
             raise refuse("equivalence within 0 can never be shown", "give a delta above 0")
     study.base_arm()

@@ -20,7 +20,8 @@ from lilliput.evaluate.statistics import (
 from lilliput.lab.cells import scores
 from lilliput.lab.correlate import Found, correlate, speeds
 from lilliput.lab.grid import Cell
-from lilliput.lab.spec import Claim, Study
+from lilliput.lab.reach import reach
+from lilliput.lab.spec import Claim, Reach, Study
 
 
 def summarise_study(
@@ -57,6 +58,7 @@ def summarise_study(
         "arms": arms,
         "claims": [_verdict(study, claim, measured, variance) for claim in study.claims],
         "correlations": [correlate(trend, found) for trend in study.correlations],
+        "reaches": [reach(_named(study, pair), found) for pair in study.reaches],
         "published": [figure.model_dump() for figure in study.published],
         "failures": [{"arm": arm, "seed": seed, "reason": why} for (arm, seed), why in failed.items()],
         "seed_sd": None if variance.dof == 0 else (variance.value / 2) ** 0.5,
@@ -110,6 +112,10 @@ def _verdict(
     except ConfigError as error:
         return row | {"verdict": "not measured", "why": error.message, "effect": None}
     return row | {"verdict": judge(claim.kind, effect, claim.delta), "why": "", "effect": effect.to_dict()}
+
+
+def _named(study: Study, pair: Reach) -> Reach:
+    return pair.model_copy(update={"arm": study.arm(pair.arm), "versus": study.arm(pair.versus)})
 
 
 def _in_words(claim: Claim, arm: str, versus: str) -> str:

@@ -83,7 +83,8 @@ def verdict_lines(summary: dict[str, Any]) -> list[str]:
             f"**{claim['verdict']}**: {claim['text']} ({claim['kind']}, δ = {claim['delta']:g}; gain "
             f"{effect['gain']:+.4f}, 95 % interval {effect['low']:+.4f} to {effect['high']:+.4f}, {seeds})"
         )
-    return lines + [_correlation_line(row) for row in summary["correlations"]]
+    lines += [_correlation_line(row) for row in summary["correlations"]]
+    return lines + [_reach_line(row) for row in summary["reaches"]]
 
 
 def _correlation_line(row: dict[str, Any]) -> str:
@@ -94,6 +95,26 @@ def _correlation_line(row: dict[str, Any]) -> str:
     claim = row["claim"]
     bound = "" if claim is None else f"{claim['kind'].replace('_', ' ')} {claim['bound']:g}; "
     return f"**{row['verdict'] or 'no claim'}**: {row['text']} ({bound}{found}, {rho['count']} arms)"
+
+
+def _reach_line(row: dict[str, Any]) -> str:
+    if not row["seeds"]:
+        return f"**not measured**: {row['text']}"
+    ratio, bound = row["ratio"], "" if row["at_least"] is None else f"at least {row['at_least']:g} times; "
+    if ratio is None:
+        never = [one for one in row["seeds"] if one["ratio"] is None]
+        found = f"not reached with {len(never)} of {len(row['seeds'])} seeds"
+    else:
+        interval = "" if ratio["low"] is None else f", 95 % interval {ratio['low']:.2f} to {ratio['high']:.2f}"
+        charged = [_mean([one["charged"][name] for one in row["seeds"]]) for name in ("choice", "choice and teacher")]
+        found = f"{ratio['value']:.2f} times fewer tokens{interval}; in FLOPs {charged[0]:.2f} with what choosing cost"
+        found += f", {charged[1]:.2f} with the teacher too"
+    seeds = f"{len(row['seeds'])} seed{'s' if len(row['seeds']) > 1 else ''}"
+    return f"**{row['verdict'] or 'no claim'}**: {row['text']} ({bound}{found}; {seeds})"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def readme(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:

@@ -5,6 +5,7 @@ as two files, which `trust_remote_code=True` lets it run."""
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,16 @@ from lilliput.tokenizer.load import Tokenizer
 
 
 def save_model_dir(
-    path: Path | str, model: Decoder, tokenizer: Tokenizer, info: dict[str, Any], card: str | None = None
+    path: Path | str,
+    model: Decoder,
+    tokenizer: Tokenizer,
+    info: dict[str, Any],
+    card: str | None = None,
+    beside: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write a model directory, whole or not at all. `info` goes to `lilliput.json`; `card` is the README's
-    Markdown (None: a short one). Returns the path."""
+    Markdown (None: a short one). beside: further files, by name; one that is ours otherwise takes its place. Returns
+    the path."""
     path, config = Path(path), model.config
     check_fit(config, tokenizer, str(path))
     dtype = str(model.head_weight().dtype).removeprefix("torch.")
@@ -38,6 +45,8 @@ def save_model_dir(
         write_weights(folder / WEIGHTS, model)
         tokenizer.save(folder, model_max_length=config.context)
         (folder / "README.md").write_text(card or _short_card(config), encoding="utf-8")
+        for name, content in (beside or {}).items():
+            (folder / name).write_bytes(content)
     return path
 
 

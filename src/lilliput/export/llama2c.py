@@ -122,6 +122,15 @@ def find_checkpoint(file: Path) -> Checkpoint:
     return Checkpoint(file, config, header)
 
 
+def is_checkpoint(file: Path) -> bool:
+    """Whether a file is a llama2.c checkpoint."""
+    try:
+        find_checkpoint(file)
+    except ModelError:
+        return False
+    return True
+
+
 def read_llama2c(file: Path) -> Decoder:
     """A llama2.c checkpoint as a decoder, fp32 on the CPU; its tokenizer lies in a file of its own. Memory is the model
     and one of its matrices. Errors as for `find_checkpoint`."""

@@ -21,6 +21,7 @@ _BOS_NAMES = ("<s>", "<|begin_of_text|>", "<|endoftext|>", "<|im_start|>", "[CLS
 _EOS_NAMES = ("</s>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "[SEP]")
 _KEPT_CONFIG = (
     "chat_template", "unk_token", "pad_token", "add_prefix_space", "model_input_names", "user_defined_symbols",
+    "additional_special_tokens", "extra_special_tokens",
 )  # fmt: skip
 
 
@@ -86,7 +87,8 @@ class Tokenizer:
             "pad_token": eos,
             "add_prefix_space": False,
             "clean_up_tokenization_spaces": False,
-            "split_special_tokens": True,
+            # A chat template writes special tokens out: transformers has to read these as such.
+            "split_special_tokens": self.chat_template is None,
             # Without this, version 4 of transformers also gives token types, which a decoder refuses.
             "model_input_names": ["input_ids", "attention_mask"],
             **{name: self._config[name] for name in _KEPT_CONFIG if self._config.get(name) is not None},

@@ -37,9 +37,10 @@ class Guard:
     trouble: int = 0
     """The step at which it was last thrown back."""
 
-    def accept(self, loss: float, norm: float) -> bool:
-        """Whether to apply this step. loss: nats a token. norm: of the whole gradient, before clipping."""
-        if self._sound(loss, norm):
+    def accept(self, loss: float, norm: float, *, rises: bool = False) -> bool:
+        """Whether to apply this step. loss: nats a token. norm: of the whole gradient, before clipping. rises: the loss
+        rises by design, so that only what is not finite is left out."""
+        if self._sound(loss, norm, rises):
             weight = max(1 - _MEMORY, 1 / (self.applied + 1))
             self.loss += weight * (loss - self.loss)
             self.norm += weight * (norm - self.norm)
@@ -50,10 +51,10 @@ class Guard:
         self.in_a_row += 1
         return False
 
-    def _sound(self, loss: float, norm: float) -> bool:
+    def _sound(self, loss: float, norm: float, rises: bool) -> bool:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             return False
-        if self.applied < _SETTLED:
+        if rises or self.applied < _SETTLED:
             return True
         return loss <= _LOSS_FACTOR * self.loss + _LOSS_MARGIN and norm <= _NORM_FACTOR * self.norm
 

@@ -184,7 +184,7 @@ class _Run:
         batch = self.loader.next_batch(self.world.rank, self.world.size)
         loss, norm, stopping = self.engine.gradients(batch, self.step, asked)
         rate = learning_rate(self.config, self.step)
-        if self.guard.accept(loss, norm):
+        if self.guard.accept(loss, norm, rises=self.engine.objective.rises):
             self.engine.update(rate, norm)
             self.loss_sum += loss
             self.loss_steps += 1

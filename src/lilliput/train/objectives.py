@@ -32,6 +32,9 @@ def split(window_BT1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 class Objective:
     """From windows of tokens to a summed loss, and how the parameters are stepped."""
 
+    rises = False
+    """Whether the loss rises by design, so that a step is not left out for a loss far above what was usual."""
+
     def loss(self, model: nn.Module, windows_BT1: torch.Tensor) -> torch.Tensor:
         """Nats summed over this micro batch's targets (scalar, fp32); what belongs to no token is counted once for each
         target, since the loop divides by the global batch's targets. windows_BT1: see `split`."""

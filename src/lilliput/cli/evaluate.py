@@ -1,14 +1,21 @@
-"""`lilliput evaluate`: how well a model predicts given text."""
+"""`lilliput evaluate`: how well a model predicts given text, and how it does on tasks."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lilliput.cli import options
 from lilliput.cli.outcome import Answer
+
+if TYPE_CHECKING:
+    import torch
+
+    from lilliput.evaluate.task import Task
+    from lilliput.model.decoder import Decoder
+    from lilliput.tokenizer.load import Tokenizer
 
 
 def evaluate(
@@ -18,26 +25,49 @@ def evaluate(
         list[str] | None, typer.Option(metavar="FILE", help="Text, JSONL or Parquet; may be repeated.")
     ] = None,
     field: Annotated[str, typer.Option(help="The JSONL or Parquet field that holds the text.")] = "text",
+    task: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A task such as blimp; may be repeated.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder that holds the tasks' rows.", show_default=False)
+    ] = None,
     device: options.Device = "auto",
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Answer:
-    """Measure bits per byte on files of text, with a 95 % interval over documents."""
+    """Measure bits per byte on files of text, with a 95 % interval over documents, and accuracy on tasks."""
     options.be_quiet(quiet)
     from lilliput.errors import UserError
 
     sources = [*(text or []), *(more or [])]
-    if not sources:
-        raise UserError("nothing to evaluate on", where="lilliput evaluate", mend="name a file: --text FILE")
-    from lilliput.corpus.report import ReadReport
-    from lilliput.corpus.sources import read_source
+    if not sources and not task:
+        mend = "name a file: --text FILE; or a task: --task NAME --data DIR"
+        raise UserError("nothing to evaluate on", where="lilliput evaluate", mend=mend)
     from lilliput.device import pick_device
-    from lilliput.evaluate.bits import bits_per_byte
+    from lilliput.evaluate.task import open_task, run_task
     from lilliput.export.hf import load_model_dir
-    from lilliput.recipe import SourceSpec
 
     path, place = options.model_folder(model), pick_device(device)
+    # Every name once, in the order asked; what is wrong with the data is said before the work begins.
+    folder = None if data is None else data.expanduser()
+    tasks: list[Task] = [open_task(name, folder) for name in dict.fromkeys(task or [])]
     decoder, tokenizer = load_model_dir(path, place)
+    decoder.eval()
+    answer: dict[str, Any] = {"model": str(path.absolute()), "bits_per_byte": None}
+    if sources:
+        answer |= _on_text(decoder, tokenizer, sources, field, place)
+    answer["tasks"] = {one.name: run_task(decoder, tokenizer, one) for one in tasks}
+    return Answer(answer, "\n".join(_lines(answer)))
+
+
+def _on_text(
+    decoder: Decoder, tokenizer: Tokenizer, sources: list[str], field: str, place: torch.device
+) -> dict[str, Any]:
+    from lilliput.corpus.report import ReadReport
+    from lilliput.corpus.sources import read_source
+    from lilliput.evaluate.bits import bits_per_byte
+    from lilliput.recipe import SourceSpec
+
     report = ReadReport()
     documents = (
         document
@@ -47,14 +77,11 @@ def evaluate(
     bits = bits_per_byte(decoder, tokenizer, documents, device=place)
     report.warn()
     score = bits.to_dict()
-    data = {
-        "model": str(path.absolute()),
+    return {
         "bits_per_byte": {name: score.pop(name) for name in ("value", "low", "high")},
-        "tasks": {},
         **score,
         "text": [_named(source) for source in sources],
     }
-    return Answer(data, _lines(data))
 
 
 def _named(source: str) -> str:
@@ -63,13 +90,35 @@ def _named(source: str) -> str:
     return str(path.absolute()) if path.exists() else source
 
 
-def _lines(data: dict[str, Any]) -> str:
-    bits = data["bits_per_byte"]
-    if bits["low"] is None:
-        interval = "no interval: it takes two documents or more"
-    else:
-        interval = f"95 % interval {bits['low']:.4f} to {bits['high']:.4f}"
-    return (
-        f"bits per byte  {bits['value']:.4f}  ({interval})\n"
-        f"measured on    {data['documents']:,} documents, {data['bytes']:,} bytes"
-    )
+def _lines(answer: dict[str, Any]) -> list[str]:
+    lines = []
+    if bits := answer["bits_per_byte"]:
+        if bits["low"] is None:
+            interval = "no interval: it takes two documents or more"
+        else:
+            interval = f"95 % interval {bits['low']:.4f} to {bits['high']:.4f}"
+        lines.append(f"bits per byte  {bits['value']:.4f}  ({interval})")
+        lines.append(f"measured on    {answer['documents']:,} documents, {answer['bytes']:,} bytes")
+    if answer["tasks"]:
+        from lilliput.report.text import aligned
+
+        rows = [row for name, score in answer["tasks"].items() for row in _rows(name, score)]
+        lines += ["", *aligned(rows)] if lines else aligned(rows)
+    return lines
+
+
+def _rows(name: str, score: dict[str, Any]) -> list[list[str]]:
+    """A task's line: accuracy ± standard error in points, what else it gives, items; then its phenomena."""
+    beside = ""
+    if score["acc_norm"] is not None:
+        beside = f"by bytes {_points(score['acc_norm'], score['stderr_norm'])}"
+    elif score.get("perplexity") is not None:
+        beside = f"perplexity {score['perplexity']:,.1f}"
+    rows = [[name, _points(score["acc"], score["stderr"]), beside, f"{score['items']:,} items"]]
+    for phenomenon, own in score.get("phenomena", {}).items():
+        rows.append([f"  {phenomenon}", _points(own["acc"], own["stderr"]), "", f"{own['items']:,} items"])
+    return rows
+
+
+def _points(share: float, error: float | None) -> str:
+    return f"{share:.2%}" + ("" if error is None else f" ± {100 * error:.2f}")

@@ -1,0 +1,82 @@
+"""Reading many texts at once, what they share only once: the tokens of several texts as one tree.
+
+Choices of one question share the question, sentences of a minimal pair their beginning. Laid out depth first, a tree
+of tokens needs no cache and no copies: a token's position is its depth, and it sees exactly those before it whose
+subtree it lies in. So one pass over the tree gives each token the state it has in every text that holds it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lilliput.model.decoder import Decoder
+from lilliput.model.generate import Generator, _Layer
+from lilliput.model.loss import chunk_rows
+
+
+class TreeReader(Generator):
+    """A decoder ready to read trees of tokens; its numbers are the decoder's up to rounding."""
+
+    def __init__(self, model: Decoder) -> None:
+        super().__init__(model, batch=0)
+
+    @torch.inference_mode()
+    def read(self, ids_BT: Tensor, depth_BT: Tensor, end_BT: Tensor) -> Tensor:
+        """The states_ND, N = B·T, that the head reads.
+
+        ids_BT: trees laid out depth first. depth_BT: each token's position in its text, below the context.
+        end_BT: where its subtree ends, so that token i sees token j if j ≤ i < end_j. Filling after a tree has
+        end_j = j + 1, which nothing else sees.
+        """
+        batch, length = ids_BT.shape
+        at_T = torch.arange(length, device=ids_BT.device)
+        seen_BTT = (at_T[:, None] >= at_T) & (at_T[:, None] < end_BT[:, None])
+        hidden = self.embedding.new_full((), -torch.inf)
+        mask_B1TT = torch.where(seen_BTT, self.embedding.new_zeros(()), hidden)[:, None]
+        turn_N1E = self.turn_TE[depth_BT.flatten(), None]
+        x_ND = F.embedding(ids_BT, self.embedding).view(batch * length, -1)
+        for layer in self.layers:
+            x_ND = self._attend_tree(x_ND, layer, turn_N1E, mask_B1TT)
+            x_ND = self._transform(x_ND, layer)
+        return self._norm(x_ND)
+
+    @torch.inference_mode()
+    def predict(self, states_ND: Tensor, at_M: Tensor, targets_M: Tensor) -> tuple[Tensor, Tensor]:
+        """(log-probabilities of the targets in fp32, whether each is the likeliest token), (M,) both.
+
+        at_M: the states that predict them. The logits of a chunk at a time exist.
+        """
+        log_p, best = [states_ND.new_empty(0, dtype=torch.float32)], [at_M.new_empty(0, dtype=torch.bool)]
+        rows = chunk_rows(self.head.shape[0], states_ND.device)
+        for at_C, targets_C in zip(torch.split(at_M, rows), torch.split(targets_M, rows), strict=True):
+            logits_CV = self.linear(states_ND[at_C], self.head, None).float()
+            picked_C = logits_CV.gather(1, targets_C[:, None])[:, 0]
+            log_p.append(picked_C - logits_CV.logsumexp(1))
+            best.append(picked_C >= logits_CV.amax(1))
+        return torch.cat(log_p), torch.cat(best)
+
+    def _attend_tree(self, x_ND: Tensor, layer: _Layer, turn_N1E: Tensor, mask_B1TT: Tensor) -> Tensor:
+        """Attention with a mask, and positions of each token's own; else as `Generator._attend`."""
+        batch, length = mask_B1TT.shape[0], mask_B1TT.shape[-1]
+        heads, kv_heads, head_dim = self.config.heads, self.config.kv_heads, self.config.head_dim
+        wide = self.linear(self._norm(x_ND), layer.qkv, layer.qkv_bias)
+        qkv, inner_NS = wide.split_with_sizes(layer.parts, dim=1) if layer.parts else (wide, None)
+        qkv_NHE = qkv.view(batch * length, heads + 2 * kv_heads, head_dim)
+        qk_NHE, v_NKE = qkv_NHE[:, : heads + kv_heads], qkv_NHE[:, heads + kv_heads :]
+        if layer.qk_scale is not None:
+            qk_NHE = F.rms_norm(qk_NHE, (head_dim,), None, self.config.norm_eps) * layer.qk_scale
+        pairs = torch.view_as_complex(qk_NHE.float().view(*qk_NHE.shape[:-1], head_dim // 2, 2))
+        qk_NHE = torch.view_as_real(pairs * turn_N1E).flatten(-2).to(x_ND.dtype)
+        q_BHTE, k_BKTE, v_BKTE = (
+            part.view(batch, length, -1, head_dim).transpose(1, 2)
+            for part in (qk_NHE[:, :heads], qk_NHE[:, heads:], v_NKE)
+        )
+        out_BHTE = F.scaled_dot_product_attention(
+            q_BHTE, k_BKTE, v_BKTE, attn_mask=mask_B1TT, enable_gqa=heads != kv_heads
+        )
+        out_ND = out_BHTE.transpose(1, 2).reshape(batch * length, -1)
+        if inner_NS is not None:
+            out_ND = torch.cat((out_ND, torch.addcmul(inner_NS, inner_NS, inner_NS.erf())), dim=1)
+        return x_ND + self.linear(out_ND, layer.out, layer.out_bias)

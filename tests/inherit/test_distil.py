@@ -76,6 +76,18 @@ def test_the_loss_is_the_mixture_over_all_targets() -> None:
     assert all(parameter.grad is None for parameter in teacher.parameters())
 
 
+def test_the_teacher_answers_in_the_students_precision() -> None:
+    student, objective, given = decoder(0), Distil(decoder(1), share=0.5, temperature=2.0), windows()
+    wanted = objective.loss(student, given).detach()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = objective.loss(student, given)
+        assert objective.teacher(split(given)[0]).states.dtype == torch.bfloat16  # type: ignore[attr-defined]
+    loss.backward()
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.detach(), wanted, rtol=0.02, atol=0)
+    assert all(parameter.grad.isfinite().all() for parameter in student.parameters() if parameter.grad is not None)
+
+
 def test_a_model_is_at_no_distance_from_itself() -> None:
     model, given = decoder(), windows()
     objective = Distil(decoder(), share=1.0)

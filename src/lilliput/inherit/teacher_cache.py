@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 _MANIFEST = "manifest.json"
 _FIELDS = ("windows", "pieces", "logs", "rest", "kept")
-# Of a part: what a killed process loses at most.
-_PART_BYTES = 8 << 20
+# Of a part, and what a killed process loses at most: one of a slow teacher is shorter.
+_PART_BYTES, _PART_SECONDS = 8 << 20, 60.0
 # Tokens that the teacher reads at once.
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 _HASHED_TOKENS = 1 << 20  # tokens held while windows are looked up
@@ -161,12 +162,14 @@ def _missing(shards: Windows, config: TrainConfig, known: set[bytes]) -> NDArray
         indices = np.sort(permute(np.arange(asked, dtype=np.int64), n, config.seed, config.round, 0))
     indices, step = np.concatenate([[-1], indices]), max(1, _HASHED_TOKENS // config.context)
     seen, found = set(known), []
-    for begin in range(0, len(indices), step):
-        some = indices[begin : begin + step]
-        for index, digest in zip(some.tolist(), _digests(_read(shards, some, config.context)), strict=True):
-            if digest not in seen:
-                seen.add(digest)
-                found.append(index)
+    with Progress("looking windows up", len(indices), "windows") as bar:
+        for begin in range(0, len(indices), step):
+            some = indices[begin : begin + step]
+            for index, digest in zip(some.tolist(), _digests(_read(shards, some, config.context)), strict=True):
+                if digest not in seen:
+                    seen.add(digest)
+                    found.append(index)
+            bar.update(begin + len(some))
     return np.array(found, np.int64)
 
 
@@ -212,12 +215,14 @@ class _Writer:
         self._folder, self._windows, self._piece = folder, windows, piece
         self._number = 1 + max((int(part.name.removeprefix("part-")) for part in folder.glob("part-*")), default=-1)
         self._held: list[Fields] = []
+        self._begun = time.monotonic()
 
     def add(self, batch: Tensor, fields: Fields) -> None:
         """batch: (B, context), what the answers are to."""
         windows = np.array(_digests(batch.numpy()), "S16")
         self._held.append({**fields, "windows": windows, "pieces": fields["pieces"].astype(self._piece)})
-        if sum(len(one["windows"]) for one in self._held) >= self._windows:
+        full = sum(len(one["windows"]) for one in self._held) >= self._windows
+        if full or time.monotonic() - self._begun > _PART_SECONDS:
             self.flush()
 
     def flush(self) -> None:
@@ -233,7 +238,7 @@ class _Writer:
                 raise
             mend = "make room there and ask again: what is there is kept"
             raise StorageError("no room left for the teacher's answers", where=str(self._folder), mend=mend) from error
-        self._number, self._held = self._number + 1, []
+        self._number, self._held, self._begun = self._number + 1, [], time.monotonic()
 
 
 def _parts(folder: Path) -> Iterator[Fields]:

@@ -11,6 +11,9 @@ ones, whose context is 256, outgrow it. Wants a machine that does nothing else; 
 A busy moment shows in runs that differ: such a row is measured again, up to twice while there is time, and the try
 whose runs agree best stands; a calibration whose probes scatter is repeated once. Neither looks at the prediction.
 
+Beside them: the seconds of training that the same calibration predicts for the project's finished runs on a machine
+like this one (results/*/cells), and what they took.
+
 Every row is written as soon as it is measured: called again with the same --out, the bench goes on with the calibration
 it began with. --fresh begins anew. --quick: five small shapes, few tokens, one run, for trying the bench itself.
 """
@@ -33,7 +36,9 @@ import torch
 from lilliput.device import machine, threads, versions
 from lilliput.evaluate.speed import Speed, speed_of_shape
 from lilliput.model import ModelConfig
-from lilliput.plan.latency import Calibration, calibrate
+from lilliput.plan import calibration as timing
+from lilliput.plan.calibration import calibrate
+from lilliput.plan.latency import PRICES, Calibration
 from lilliput.store import Store, write_json
 
 # Depth, width, heads, key-value heads, FFN, vocabulary; whether batch 20 is measured too.
@@ -61,10 +66,10 @@ SHAPES = (
 )
 QUICK = 5
 PREFIX = 2
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+NAMES = ("vocab_size", "depth", "width", "heads", "kv_heads", "head_dim", "ffn", "bos_id", "eos_id", "tied", "context")
 # A row whose slowest run takes so much of its fastest is measured again, so many times in all, within so many seconds.
 SCATTER, TRIES, PATIENCE = 1.15, 3, 300
-# A calibration whose median probe is so far from its fit is repeated.
-PROBE_SCATTER = 0.12
 # New tokens by parameters, so that a run takes about a second.
 NEW = ((3_000_000, 510), (15_000_000, 200), (10**12, 80))
 
@@ -138,20 +143,45 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def training(calibration: Calibration, here: dict[str, Any]) -> list[dict[str, Any]]:
+    """Seconds of training as predicted, beside those of the project's runs on such a machine with all of its cores.
+
+    Some were compiled, which the prediction knows nothing of; all of them also scored and saved on the way.
+    """
+    rows = []
+    for file in sorted(RESULTS.glob("*/cells/*.json")):
+        cell = json.loads(file.read_text(encoding="utf-8"))
+        cost = cell.get("cost", {})
+        if cell.get("machine") != here or cost.get("config", {}).get("threads") != threads():
+            continue
+        shape = ModelConfig(**{name: cell["shape"][name] for name in NAMES})
+        predicted = calibration.train_seconds(shape, cost["tokens"], cost["config"]["micro_sequences"])
+        rows.append({
+            "run": f"{cell['study']} {file.stem}",
+            "tokens": cost["tokens"],
+            "compiled": cost["config"]["compile"],
+            "predicted": round(predicted, 1),
+            "measured": round(cost["seconds"], 1),
+            "ratio": round(predicted / cost["seconds"], 3),
+        })  # fmt: skip
+    return rows
+
+
 def begin(out: Path | None, fresh: bool, header: dict[str, Any]) -> dict[str, Any]:
     """The report to go on with: the one in `out` if it was made here in the same way, else a new one."""
     if out and out.is_file() and not fresh:
         report: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
-        if all(report.get(name) == header[name] for name in ("machine", "versions", "protocol")):
+        same = all(report.get(name) == header[name] for name in ("machine", "versions", "protocol"))
+        if same and set(report["calibration"]["prices"]) == set(PRICES):
             return report
     began = time.perf_counter()
     calibration = calibrate(Store(), torch.device("cpu"), threads(), renew=True)
     took = time.perf_counter() - began
-    if calibration.about["fit_error"] > PROBE_SCATTER:
+    if calibration.fit_error > timing.SCATTER:
         began = time.perf_counter()
         again = calibrate(Store(), torch.device("cpu"), threads(), renew=True)
         took = time.perf_counter() - began
-        calibration = min(calibration, again, key=lambda found: float(found.about["fit_error"]))
+        calibration = min(calibration, again, key=lambda found: found.fit_error)
     return {**header, "calibration_seconds": round(took, 1), "calibration": calibration.to_dict(), "rows": []}
 
 
@@ -170,7 +200,12 @@ def main() -> None:
     until = time.monotonic() + PATIENCE
     report = begin(asked.out, asked.fresh, header)
     calibration = Calibration.from_dict(report["calibration"])
-    print(f"calibrated in {report['calibration_seconds']} s, fit to {calibration.about['fit_error']:.1%}", flush=True)
+    print(f"calibrated in {report['calibration_seconds']} s, fit to {calibration.fit_error:.1%}", flush=True)
+    report["training"] = training(calibration, header["machine"])
+    for row in report["training"]:
+        how = "compiled" if row["compiled"] else "not compiled"
+        print(f"training {row['run']}: {row['measured']:.0f} s, {how}; predicted {row['predicted']:.0f} s, "
+              f"{row['ratio'] - 1:+.1%}", flush=True)  # fmt: skip
     for job in jobs(asked.quick):
         if any(all(row[name] == job[name] for name in job) for row in report["rows"]):
             continue

@@ -11,7 +11,8 @@ import torch
 from lilliput.device import threads
 from lilliput.errors import ConfigError
 from lilliput.pipeline import make
-from lilliput.plan.latency import PRICES, calibrate
+from lilliput.plan.calibration import calibrate
+from lilliput.plan.latency import PRICES
 from lilliput.recipe import Recipe, build_recipe
 from lilliput.store import Store
 

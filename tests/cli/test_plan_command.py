@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from lilliput.cli.main import run
 from lilliput.model.decoder import Decoder
+from lilliput.plan import calibration
+from lilliput.plan.probes import Probes
 from lilliput.plan.proposal import shape_of
 from lilliput.plan.search import derive_shape
 from lilliput.recipe import load_recipe
@@ -96,6 +99,21 @@ def test_a_users_runs_count(lilliput, tmp_path: Path) -> None:
     assert [row["depth"] for row in mine[0]["shapes"]] == [1, 2]
 
 
+def test_measured_speeds_stand_beside_the_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd) -> None:
+    """A calibration of next to nothing, and the real protocol on a model of next to nothing."""
+    few = Probes(((1, 32, 2, 1, 48, 300),), ((1, 32, 2, 48, 64, 1), (1, 32, 2, 48, 64, 2)), point=0.0, step=0.0)
+    monkeypatch.setattr(calibration, "usual_probes", lambda device: few)
+    monkeypatch.setenv("LILLIPUT_STORE", str(tmp_path / "store"))
+    words = ("--params", "20k", "--vocab", "320", "--context", "16", "--depth", "1", "--count", "1", "--measure")
+    assert run(["plan", *words, "--json", "--quiet"]) == 0
+    told = json.loads(capfd.readouterr().out)
+    (plan,) = told["plans"]
+    assert plan["measured_tokens_per_second"] > 0
+    assert plan["tokens_per_second"] > 0
+    assert plan["training"]["hours"] > 0
+    assert isinstance(told["provisional"], bool)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -109,10 +127,14 @@ def test_a_users_runs_count(lilliput, tmp_path: Path) -> None:
         (("--params", "1M", "--tokenizer", "nowhere.model"), "nowhere.model"),
         (("--params", "1M", "--choose", "9", "--count", "3"), "--choose"),
         (("--params", "1M", "--measure"), "--no-speed"),
+        (("--params", "1M", "--expansion", "0.01"), "model.expansion=2.77 is usual, 0.25 the least"),
         (("--params", "1M", "--evidence", "nowhere"), "no finished run"),
+        (("--params", "1M", "--evidence", "damaged"), "damaged JSON"),
     ],
 )
-def test_mistakes_are_told(lilliput, words: tuple[str, ...], said: str) -> None:
+def test_mistakes_are_told(lilliput, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    (tmp_path / "damaged" / "cells").mkdir(parents=True)
+    (tmp_path / "damaged" / "cells" / "a.json").write_text("{")
     ran = lilliput("plan", *words, "--no-speed")
     assert ran.code == 2, ran.err
     assert said in ran.err

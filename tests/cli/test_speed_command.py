@@ -77,6 +77,21 @@ def test_a_plan_is_measured_in_the_shape_it_fixes(tmp_path):
     assert (target.shape.depth, target.shape.width, target.shape.vocab_size) == (3, 48, 320)
 
 
+def test_the_folder_that_plan_writes_will_do(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    assert run(["plan", "--params", "100k", "--no-speed", "--out", "phone", "--json", "--quiet"]) == 0
+    target = find("phone")
+    assert target.name == str(tmp_path / "phone" / "plan.yaml")
+    assert target.folder is None
+    assert target.shape.parameters() == json.loads(capfd.readouterr().out)["plans"][0]["parameters"]
+
+
+def test_a_model_counts_before_a_plan_beside_it(tmp_path):
+    folder = _model(tmp_path / "both")
+    (folder / "plan.yaml").write_text(PLAN)
+    assert find(str(folder)).folder == folder
+
+
 def test_a_plan_with_a_tokenizer_has_as_many_pieces(tmp_path):
     """Its size stands in the tokenizer, not in the plan."""
     tokenizer = train_tokenizer(["some words and some more words"] * 20, 270)

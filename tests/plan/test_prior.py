@@ -111,6 +111,18 @@ def test_no_runs_send_the_best_shape_to_infinity(truth: list[float]) -> None:
             assert value >= -1e-6
 
 
+def test_the_fit_and_what_is_shown_of_it_weigh_alike() -> None:
+    """With the runs' own weights no level but the fitted one makes the weighted gaps vanish."""
+    every = runs_of(np.zeros(len(TERMS)), seeds=9, noise=0.02)
+    runs = [run for run in every if run.seed < (5 if run.arm == "depth6" else 1)]
+    prior = fit(runs)
+    [group] = fitted(prior)
+    weights = [1 / (prior.misfit**2 + prior.noise**2 / row["seeds"]) for row in group["shapes"]]
+    assert len(set(weights)) > 1
+    gaps = [math.log(row["bits_per_byte"] / row["fitted"]) for row in group["shapes"]]
+    assert np.dot(weights, gaps) == pytest.approx(0, abs=1e-9 * sum(weights))
+
+
 def test_a_shape_compared_with_itself_is_certain() -> None:
     assert fit([]).compare(BASE, BASE) == (0.0, 0.0)
 
@@ -136,6 +148,31 @@ def test_the_explanation_gives_back_the_runs() -> None:
 def test_a_folder_without_runs_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         collect(tmp_path)
+    assert caught.value.mend
+
+
+@pytest.mark.parametrize("kind", ["cell", "run", "identity"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"{", "damaged JSON"),
+        (b"", "damaged JSON"),
+        (b"\xff\x00\xfe", "damaged JSON"),
+        (b"[1, 2]", "not the result of a run|no finished run"),
+        (b'{"metric": "bits_per_byte"}', "not the result of a run: .* is absent"),
+        (b'{"metric": "bits_per_byte", "recipe": 3, "asked": 3}', "not the result of a run"),
+    ],
+)
+def test_damaged_evidence_is_a_mistake_in_the_request(tmp_path: Path, kind: str, content: bytes, said: str) -> None:
+    file = tmp_path / {"cell": "cells/a.json", "run": "results.json", "identity": "run.json"}[kind]
+    file.parent.mkdir(exist_ok=True)
+    if kind != "cell":
+        (tmp_path / "run.json").write_text("{}")
+        (tmp_path / "results.json").write_text('{"recipe": {"seed": 0}}')
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=said) as caught:
+        collect(tmp_path)
+    assert caught.value.exit_code == 2
     assert caught.value.mend
 
 

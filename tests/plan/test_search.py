@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from lilliput.errors import ConfigError
 from lilliput.model.decoder import Decoder
 from lilliput.plan.cost import weight_bytes
+from lilliput.plan.limits import limits_of
+from lilliput.plan.reasons import reasons
 from lilliput.plan.rules import MAX_SHARE, describe, table_share
-from lilliput.plan.search import derive_shape, search
+from lilliput.plan.search import derive_shape, fill, search
 from lilliput.plan.shapes import Frame
 from lilliput.recipe import Recipe, build_recipe
 
@@ -88,6 +90,52 @@ def test_a_narrower_width_that_does_not_fit_hides_no_wider_one(width: int) -> No
     least = weight_bytes(frame.shape(24, 2 * width), 4)
     found = search(build_recipe({**asked, "budget": {"bytes": least, "bits": 4}}, where="test"))
     assert width in {one.shape.width for one in found}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(60_000, 2_500_000), st.sampled_from([48, 64, 96, 160, 192, 256, 320]), st.sampled_from([16, 8, 4])
+)
+def test_no_larger_feed_forward_would_have_fitted(size: int, width: int, bits: int) -> None:
+    """At 4 bits 512 can take fewer bytes than 480: against trying them all."""
+    asked = build_recipe({"budget": {"bytes": size, "bits": bits}}, where="test")
+    frame = Frame(asked, width, size=int(size / 0.5625), vocab=None)
+    found = {one.depth: one.ffn for one in fill(frame.shape, frame.ffn_sizes(), limits_of(asked.budget, None))}
+    fits = {
+        depth: [ffn for ffn in frame.ffn_sizes() if weight_bytes(frame.shape(depth, ffn), bits) <= size]
+        for depth in range(1, 2 + max(found, default=1))
+    }
+    assert {depth: max(fits[depth]) for depth in found} == found
+    assert max(found, default=0) == max((depth for depth, sizes in fits.items() if sizes), default=0)
+    if found:
+        assert 1 in found or found[min(found)] == frame.ffn_sizes()[-1]
+
+
+def test_a_larger_feed_forward_in_fewer_bytes_is_not_missed() -> None:
+    asked = build_recipe({"budget": {"bytes": 10**9, "bits": 4}}, where="test")
+    frame = Frame(asked, 192, size=3_000_000, vocab=4096)
+    larger, smaller = (weight_bytes(frame.shape(8, ffn), 4) for ffn in (768, 736))
+    assert larger < smaller
+    tight = build_recipe({"budget": {"bytes": larger, "bits": 4}}, where="test")
+    found = {one.depth: one.ffn for one in fill(frame.shape, frame.ffn_sizes(), limits_of(tight.budget, None))}
+    assert found[8] == 768
+
+
+def test_one_is_one() -> None:
+    shape = derive_shape(recipe(params="100k", depth=1, width=32, heads=1))
+    assert describe(shape).startswith("1 layer × 32, 1 head × 32, ")
+    assert "depth: 1 layer of width 32" in reasons(shape)[0]
+    with pytest.raises(ConfigError, match="width 33 with 1 head leaves"):
+        derive_shape(recipe(params="100k", width=33, heads=1))
+
+
+@pytest.mark.parametrize("expansion", [0.001, 0.01, 0.24])
+def test_a_feed_forward_of_next_to_nothing_is_refused(expansion: float) -> None:
+    with pytest.raises(ConfigError) as caught:
+        derive_shape(recipe(expansion=expansion))
+    assert caught.value.where == "model.expansion"
+    assert "0.25" in str(caught.value.mend)
+    assert derive_shape(recipe(expansion=0.25)).ffn >= 4
 
 
 def test_a_narrow_deep_model_keeps_the_usual_expansion() -> None:

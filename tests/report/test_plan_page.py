@@ -62,6 +62,15 @@ def test_the_text_shows_the_same(data: dict) -> None:
     assert 3 <= len(rows[1]) <= 10
 
 
+def test_a_provisional_timing_is_told(data: dict) -> None:
+    assert "provisional" not in plan_text(data)
+    told = {**data, "provisional": True}
+    for shown in (plan_text(told), plan_page(told)):
+        assert "Speeds and hours are provisional" in shown
+        assert "--measure measures them" in shown
+    assert "--measure measures them" not in plan_text({**told, "budget": {**data["budget"], "speed": None}})
+
+
 def test_without_speeds_their_columns_are_left_out(data: dict) -> None:
     recipe = build_recipe({"budget": {"params": "300k"}}, where="test")
     bare = {**propose(recipe, None, shipped_prior(), None, 3), "budget": recipe.budget.model_dump(), "files": None}

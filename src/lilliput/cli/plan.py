@@ -127,7 +127,7 @@ def _prior(evidence: list[Path]) -> Any:
 
 def _calibration(renew: bool) -> Calibration:
     from lilliput.device import pick_device, threads
-    from lilliput.plan.latency import calibrate
+    from lilliput.plan.calibration import calibrate
     from lilliput.store import Store
 
     return calibrate(Store(), pick_device(), threads(), renew=renew)
@@ -145,12 +145,12 @@ def _measure(plans: list[dict[str, Any]]) -> None:
 
 def _write(data: dict[str, Any], recipe: Recipe, folder: Path, choose: int) -> dict[str, str]:
     """The chosen plan as a recipe, all of them as JSON, and the page; returns their paths."""
-    from lilliput.plan.proposal import plan_recipe
+    from lilliput.plan.proposal import PLAN, plan_recipe
     from lilliput.report.plan_page import plan_page
     from lilliput.store import write_atomic, write_json
 
     folder.mkdir(parents=True, exist_ok=True)
-    files = {"plan": folder / "plan.yaml", "data": folder / "plans.json", "page": folder / "plan.html"}
+    files = {"plan": folder / PLAN, "data": folder / "plans.json", "page": folder / "plan.html"}
     write_atomic(files["plan"], plan_recipe(recipe, data["plans"][choose - 1]))
     write_json(files["data"], data)
     write_atomic(files["page"], plan_page(data))

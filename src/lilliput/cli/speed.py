@@ -30,7 +30,9 @@ def speed(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL|PLAN…", help="A model directory, a run's folder, a plan or a recipe.", show_default=False
+            metavar="MODEL|PLAN…",
+            help="A model directory, a run's folder, a plan (its file or folder) or a recipe.",
+            show_default=False,
         ),
     ],
     batch: Annotated[
@@ -71,20 +73,23 @@ def speed(
 def find(name: str) -> Target:
     """The model, plan or recipe that a person means; ConfigError or ModelError where there is none."""
     from lilliput.errors import ConfigError, nearest
+    from lilliput.plan.proposal import PLAN
     from lilliput.recipe import load_recipe, shipped
 
     path = options.model_folder(Path(name))
+    if not (path / "config.json").exists() and (path / PLAN).is_file():
+        path = path / PLAN
     if path.is_dir() and ((path / "config.json").exists() or name not in shipped()):
         return _given(path)
     if not path.is_file() and name not in shipped():
         close = nearest(name, list(shipped()))
-        kinds = f"give a model directory, a plan's file or a recipe: {', '.join(shipped())}"
+        kinds = f"give a model directory, a plan or a recipe: {', '.join(shipped())}"
         mend = f"did you mean {close}?" if close else kinds
         raise ConfigError(f"no model, plan or recipe called {name!r}", where="lilliput speed", mend=mend)
     from lilliput.plan.search import derive_shape
     from lilliput.settle import known_size
 
-    recipe = load_recipe(name)
+    recipe = load_recipe(str(path) if path.is_file() else name)
     shown = str(path.absolute()) if path.is_file() else name
     if recipe.source:
         return Target(shown, _given(options.model_folder(Path(recipe.source))).shape, None)
@@ -133,25 +138,21 @@ def _warn_of_threads(threads: int | None) -> None:
 
 def table(rows: list[dict[str, Any]], protocol: dict[str, int]) -> str:
     """The rows for people, and under them what they mean."""
+    from lilliput.plan.rules import counted
     from lilliput.report.text import aligned
 
     shown = aligned([_COLUMNS, *(_cells(row) for row in rows)])
     first = rows[0]
     shown += [
         "",
-        f"{first['device']}, {first['dtype']}, {_counted(first['threads'], 'thread')}; "
+        f"{first['device']}, {first['dtype']}, {counted(first['threads'], 'thread')}; "
         f"{protocol['prefix']} prefix and {protocol['new']} new tokens, greedy; "
-        f"median of {_counted(protocol['repeats'], 'run')} after {protocol['warmups']} to warm up",
+        f"median of {counted(protocol['repeats'], 'run')} after {protocol['warmups']} to warm up",
         "peak memory: what loading and writing took beyond the process without a model",
     ]
     if any(row["rewinds"] for row in rows):
         shown.append("*: the text outgrows the context; each time it is full, its last half is read again")
     return "\n".join(shown)
-
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

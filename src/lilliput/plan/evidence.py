@@ -13,11 +13,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from lilliput.errors import ConfigError, ModelError
+from lilliput.errors import ConfigError, ModelError, StorageError
 from lilliput.model.config import ModelConfig
 from lilliput.store import canonical_hash, read_json
 
 SHIPPED = "evidence.json"
+_MEND = "remove it, or name another folder"
 # What a shape decides or follows from: two runs that differ only here may be compared.
 _SHAPE_KEYS = ("depth", "width", "heads", "kv_heads", "head_dim", "expansion", "tied", "family", "shortcut", "series")
 _FREE = ("name", "seed", "budget", "evaluate")
@@ -52,7 +53,10 @@ def shipped_runs() -> list[Run]:
 
 
 def collect(folder: Path) -> list[Run]:
-    """Every run under `folder`: cells of studies and run directories. Raises ConfigError where there is none."""
+    """Every run under `folder`: cells of studies and run directories.
+
+    Raises ConfigError where there is none, and for a file that is damaged or no result of a run.
+    """
     found = list(_runs(folder))
     if not found:
         raise ConfigError(
@@ -63,13 +67,21 @@ def collect(folder: Path) -> list[Run]:
 
 def _runs(folder: Path) -> Iterator[Run]:
     for file in sorted(folder.rglob("cells/*.json")):
-        cell = read_json(file)
+        cell = _json(file)
         # Studies of other things keep cells, too, and so does a cell that would not train.
         if isinstance(cell, dict) and cell.get("metric") == "bits_per_byte":
             yield _read(file, cell, _of_cell)
     for file in sorted(folder.rglob("results.json")):
         if (file.parent / "run.json").is_file():
-            yield _read(file, read_json(file), _of_run)
+            yield _read(file, _json(file), _of_run)
+
+
+def _json(file: Path) -> Any:
+    """The JSON value in a file that a person named: damaged, it is the request that is wrong."""
+    try:
+        return read_json(file)
+    except StorageError as error:
+        raise ConfigError(error.message, where=str(file), mend=_MEND) from None
 
 
 def _read(file: Path, found: Mapping[str, Any], made_by: Callable[[Path, Mapping[str, Any]], Run]) -> Run:
@@ -77,10 +89,15 @@ def _read(file: Path, found: Mapping[str, Any], made_by: Callable[[Path, Mapping
         run = made_by(file, found)
         if not (isinstance(run.seed, int) and math.isfinite(run.bits_per_byte) and run.bits_per_byte > 0):
             raise ValueError(f"seed {run.seed!r}, bits per byte {run.bits_per_byte!r}")
+        if not (isinstance(run.study, str) and isinstance(run.arm, str)):
+            raise ValueError(f"study {run.study!r}, arm {run.arm!r}")
         return run
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        mend = "remove it, or name another folder"
-        raise ConfigError(f"not the result of a run: {error!r}", where=str(file), mend=mend) from None
+        raise ConfigError(f"not the result of a run: {_reason(error)}", where=str(file), mend=_MEND) from None
+
+
+def _reason(error: Exception) -> str:
+    return f"{error.args[0]} is absent" if isinstance(error, KeyError) else str(error)
 
 
 def _of_cell(file: Path, cell: Mapping[str, Any]) -> Run:
@@ -89,7 +106,7 @@ def _of_cell(file: Path, cell: Mapping[str, Any]) -> Run:
 
 
 def _of_run(file: Path, results: Mapping[str, Any]) -> Run:
-    identity = read_json(file.parent / "run.json")
+    identity = _json(file.parent / "run.json")
     asked = {**identity["asked"], "seed": results["recipe"]["seed"]}
     group = _group(asked, identity["inputs"]["corpus"], results["held_out"]["text_hash"])
     name = file.parent.name

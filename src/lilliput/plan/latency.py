@@ -4,51 +4,40 @@ A decoding step of the writer (model/generate.py) is the sum of what it does, ea
 
     fixed + layers·l(S) + elements·e + logits·v                              operator calls, element-wise work, the head
     + bytes of weights·w(S) [+ rows·bytes·m where there are several rows]    every weight is read once a step
-    + caches·a + scores·s + bytes of cache·c(S)                              attention over the positions so far
+    + caches·a [+ shared heads·h] + scores·s + bytes of cache·c(S)           attention over the positions so far
 
 S is the bytes that every step goes through: what fits a level of the processor's caches is read fast, what does not
 comes from the next, and even a call takes longer where weights have driven its code out. So w and c rise with S,
 piecewise linearly in log S, and l takes a step. One row is multiplied by other kernels than
-several are, so w is fitted for both. Prices are never negative, hence a shape that does more of anything is never
-predicted to be faster. They minimise the squared relative error over the probes (Lawson & Hanson's active set).
+several are, so w is fitted for both; heads that share keys and values go through another kernel, too, and have a price
+of their own. Prices are never negative, hence a shape that does more of anything is never predicted to be faster. They
+minimise the squared relative error over the probes (Lawson & Hanson's active set).
 
-A training step costs layers·call + FLOPs / rate(width), the rate interpolated over log width.
+A training step costs layers·call + FLOPs / rate(width), attention's among them, the rate interpolated over log width.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from lilliput.device import machine, pick_device, versions
-from lilliput.device import threads as usual_threads
-from lilliput.errors import StorageError
-from lilliput.evaluate.speed import DTYPES, feeds
+from lilliput.evaluate.speed import feeds
 from lilliput.model.config import ModelConfig
-from lilliput.plan.probes import Point, Probes, Step, decode_points, train_steps, usual_probes
-from lilliput.progress import Progress, say, warn_once
-from lilliput.store import Store, canonical_hash, locked, read_json, write_json
+from lilliput.plan.probes import Point, Step
 from lilliput.train.derive import flops
 
 Array = npt.NDArray[np.float64]
 
-# Raised when what is timed or fitted changes.
-FORMAT = 1
 ITEMSIZE = {"fp32": 4, "bf16": 2}
 # Bytes at which the price of a byte bends: around the caches of processors.
 BENDS = tuple(size * 2.0**20 for size in (1, 4, 16, 64))
-# Median relative error of the fit from which on something else must have kept the machine busy: 4 % is usual.
-_SCATTER = 0.12
 # Past this bend a layer's calls begin cold.
 _COLD = 2
 # Queries that go over the cache together when a text is read at once.
@@ -67,6 +56,7 @@ PRICES = (
     *(f"weight byte, rows {bend}" for bend in range(len(BENDS))),
     "weight byte and row",
     "cache",
+    "shared head",
     "score",
     *(f"cache byte {bend}" for bend in range(len(BENDS))),
 )
@@ -98,7 +88,17 @@ class Calibration:
         """Predicted seconds of training on `tokens`, not compiled, `micro_sequences` windows at a time."""
         passes = tokens / (micro_sequences * shape.context)
         rate = float(np.exp(np.interp(math.log(shape.width), np.log(self.widths), np.log(self.rates))))
-        return passes * shape.depth * _calls(shape) * self.layer_seconds + flops(shape, tokens) / rate
+        return passes * shape.depth * _calls(shape) * self.layer_seconds + training_flops(shape, tokens) / rate
+
+    @property
+    def provisional(self) -> bool:
+        """Whether the machine was busy when it was timed."""
+        return bool(self.about.get("provisional"))
+
+    @property
+    def fit_error(self) -> float:
+        """Median relative error of the fit over the probes."""
+        return float(self.about["fit_error"])
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -163,6 +163,7 @@ def features(shape: ModelConfig, batch: int, start: Array, length: Array, itemsi
         np.where(one, 0.0, read[:, None] * level),
         np.where(rows == 1, 0.0, rows * read),
         np.full_like(start, float(depth * batch * kv_heads)),
+        np.full_like(start, float(depth * batch * heads * (heads != kv_heads))),
         scores,
         seen[:, None] * level,
     ]
@@ -216,10 +217,16 @@ def _non_negative(a: Array, b: Array) -> Array:
     return x
 
 
+def training_flops(shape: ModelConfig, tokens: float) -> float:
+    """Training cost as `flops` counts it, and attention's part: 6 · depth · heads · head_dim · context a token (forward
+    and backward, the half that is not masked)."""
+    return flops(shape, tokens) + 6.0 * shape.depth * shape.heads * shape.head_dim * shape.context * tokens
+
+
 def fit_training(steps: Sequence[Step]) -> tuple[float, dict[float, float]]:
     """(seconds of a layer's calls, FLOP/s by width). The two smallest probes, of one width or close to it, tell the
     calls from the arithmetic."""
-    work = [flops(step.shape, step.windows * step.shape.context) for step in steps]
+    work = [training_flops(step.shape, step.windows * step.shape.context) for step in steps]
     small, next_one = steps[0], steps[1]
     depth = np.array([[small.shape.depth, work[0]], [next_one.shape.depth, work[1]]], float)
     layer = float(np.linalg.solve(depth, np.array([small.seconds, next_one.seconds]))[0])
@@ -229,120 +236,3 @@ def fit_training(steps: Sequence[Step]) -> tuple[float, dict[float, float]]:
         for step, done in zip(steps[1:], work[1:], strict=True)
     }
     return layer, rates
-
-
-def calibrate(
-    store: Store,
-    device: torch.device,
-    threads: int,
-    *,
-    dtype: str = "fp32",
-    renew: bool = False,
-    probes: Probes | None = None,
-) -> Calibration:
-    """This machine's prices: found in the store, or measured in under 30 s and kept there.
-
-    They belong to the machine, the device, the threads, the dtype, the probes and the versions of torch and Lilliput; a
-    damaged file is measured anew. renew: measure again whatever is there. probes: what is timed, if not the usual.
-    """
-    probes = probes or usual_probes(device)
-    key = _key(device, threads, dtype, probes)
-    path = store.root / "calibrations" / f"{canonical_hash(key)[:24]}.json"
-    if not renew and (found := _read(path, key)):
-        return _vouched(found)
-    with locked(path.with_suffix(".lock"), "the calibration"):
-        if not renew and (found := _read(path, key)):
-            return _vouched(found)
-        say("timing this machine, about 20 s, once: the result is kept")
-        measured = measure_machine(device, threads, dtype, probes)
-        write_json(path, {"key": key, **measured.to_dict()})
-    return _vouched(measured)
-
-
-def _vouched(calibration: Calibration) -> Calibration:
-    """`calibration`, with a warning where its probes contradict one another."""
-    error = float(calibration.about["fit_error"])
-    if error > _SCATTER:
-        warn_once(
-            f"this machine was busy when it was timed: the probes scatter by {error:.0%}, so speeds and hours are "
-            "rough; `lilliput plan --recalibrate` once it is quiet times it again"
-        )
-    return calibration
-
-
-def rate_here() -> Callable[[ModelConfig], float]:
-    """Predicted tokens a second of one text on this machine, for any shape."""
-    return calibrate(Store(), pick_device(), usual_threads()).tokens_per_second
-
-
-def _key(device: torch.device, threads: int, dtype: str, probes: Probes) -> dict[str, Any]:
-    # The cores that machine() counts are the threads asked for.
-    here = {name: value for name, value in machine().items() if name in ("cpu", "gpu", "system", "memory_gb")}
-    known = versions()
-    return {
-        "format": FORMAT,
-        "machine": here,
-        "device": device.type,
-        "threads": threads,
-        "dtype": dtype,
-        "probes": canonical_hash(asdict(probes))[:12],
-        "versions": {name: known[name] for name in ("lilliput", "torch")},
-    }
-
-
-def _read(path: Path, key: dict[str, Any]) -> Calibration | None:
-    """The calibration in a file; None where there is none or it is damaged."""
-    if not path.is_file():
-        return None
-    try:
-        raw = read_json(path)
-        found = Calibration.from_dict(raw)
-        float(found.about["fit_error"])
-        if raw["key"] != key:
-            raise ValueError("it is of another machine")
-    except (StorageError, KeyError, TypeError, ValueError, AttributeError) as error:
-        say(f"the calibration in {path} is damaged ({error}); it is measured anew")
-        return None
-    return found
-
-
-def measure_machine(device: torch.device, threads: int, dtype: str, probes: Probes) -> Calibration:
-    """Time the probes here and now and fit the prices."""
-    began, before = time.monotonic(), torch.get_num_threads()
-    until = began + probes.limit
-    torch.set_num_threads(threads)
-    points: list[Point] = []
-    steps: list[Step] = []
-    try:
-        with Progress("calibrating", len(probes), "shapes") as bar:
-            for found in decode_points(probes, device, DTYPES[dtype], until):
-                points += found
-                bar.update(bar.done + 1)
-            for step in train_steps(probes, device, threads, until):
-                steps.append(step)
-                bar.update(bar.done + 1)
-    finally:
-        torch.set_num_threads(before)
-    layer, rates = fit_training(steps)
-    fitted = Calibration(dtype, fit_prices(points, dtype), layer, tuple(rates), tuple(rates.values()), {})
-    seconds = round(time.monotonic() - began, 1)
-    return replace(fitted, about={"seconds": seconds, **_probes(fitted, points, steps)})
-
-
-def _probes(found: Calibration, points: Sequence[Point], steps: Sequence[Step]) -> dict[str, Any]:
-    """What was timed and how well the fit repeats it, for people who read the file."""
-    decoding = []
-    for point in points:
-        place = np.array([point.position])
-        amounts = features(point.shape, point.batch, place, np.ones(1), ITEMSIZE[found.dtype])
-        fitted = float(amounts[0] @ np.array([found.prices[name] for name in PRICES]))
-        decoding.append({**_named(point.shape), "batch": point.batch, "position": point.position,
-                         "microseconds": round(1e6 * point.seconds, 1), "fitted": round(1e6 * fitted, 1)})  # fmt: skip
-    errors = [abs(row["fitted"] / row["microseconds"] - 1) for row in decoding]
-    training = [{**_named(step.shape), "windows": step.windows, "seconds": round(step.seconds, 5)} for step in steps]
-    return {"fit_error": round(float(np.median(errors)), 4), "decoding": decoding, "training": training}
-
-
-def _named(shape: ModelConfig) -> dict[str, Any]:
-    names = ("depth", "width", "heads", "kv_heads", "ffn", "vocab_size", "context")
-    return {name: getattr(shape, name) for name in names}

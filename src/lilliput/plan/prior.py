@@ -108,7 +108,7 @@ def fit(runs: Sequence[Run]) -> Prior:
     X = np.concatenate([np.zeros((0, len(certain))), *(_rows(one, n, len(groups)) for n, one in enumerate(groups))])
     y = np.concatenate([np.zeros(0), *(one.values for one in groups)])
     counts = np.concatenate([np.zeros(0), *(one.counts for one in groups)])
-    weight = 1 / (_MISFIT**2 + noise**2 / counts)
+    weight = _weight(counts, noise)
     begin = np.concatenate([start, np.zeros(len(groups))])
     squares = np.array([term.name.endswith("²") for term in TERMS] + [False] * len(groups))
     held = np.zeros_like(squares)
@@ -122,6 +122,11 @@ def fit(runs: Sequence[Run]) -> Prior:
     terms = slice(0, len(TERMS))
     informed = tuple(sum(int(one.varies[place]) for one in groups) for place in range(len(TERMS)))
     return Prior(mean[terms], covariance[terms, terms], _MISFIT, noise, informed, tuple(runs))
+
+
+def _weight(counts: Floats, noise: float) -> Floats:
+    """Precision of the mean of so many seeds: what the terms do not explain stays however many there are."""
+    return np.asarray(1 / (_MISFIT**2 + noise**2 / counts))
 
 
 def _posterior(X: Floats, y: Floats, weight: Floats, begin: Floats, certain: Floats) -> tuple[Floats, Floats]:
@@ -140,7 +145,7 @@ def fitted(prior: Prior) -> list[dict[str, Any]]:
         if len(group.shapes) < 2:
             continue
         gaps = group.values - group.features @ prior.mean
-        level = float(np.average(gaps, weights=group.counts))
+        level = float(np.average(gaps, weights=_weight(group.counts, prior.noise)))
         rows = [
             {
                 "arm": next(run.arm for run in members if run.shape == shape),

@@ -29,8 +29,9 @@ DECODE_SHAPES = (
     (4, 128, 4, 4, 352, 2048),
     (8, 96, 3, 3, 256, 1024),
     (16, 192, 6, 6, 512, 2048),
+    (6, 192, 6, 3, 512, 2048),
     (6, 256, 4, 4, 704, 4096),
-    (10, 320, 10, 10, 832, 4096),
+    (10, 320, 10, 5, 832, 4096),
     (2, 512, 8, 8, 1408, 8192),
     (6, 512, 8, 2, 1408, 1024),
     (1, 1024, 16, 4, 2816, 16_384),
@@ -40,8 +41,9 @@ DECODE_SHAPES = (
 BATCHES = ((2_000_000, (1, 4, 20)), (20_000_000, (1, 20)), (10**12, (1, 6)))
 POSITIONS = (6, 160, 480)
 CONTEXT = 512
-# Depth, width, heads, FFN, vocabulary, windows of TRAIN_CONTEXT. The first two are of one width, and the first is so
-# small that a layer's calls show.
+# Depth, width, heads, FFN, vocabulary, windows of TRAIN_CONTEXT: about as many tokens as runs put into a micro batch,
+# of the context that small ones have. The first two are of one width, and the first is so small that a layer's calls
+# show.
 TRAIN_SHAPES = (
     (4, 64, 2, 176, 256, 1),
     (4, 64, 2, 176, 1024, 16),
@@ -54,7 +56,7 @@ TRAIN_SHAPES_GPU = (
     (4, 768, 12, 2048, 4096, 64),
     (2, 2048, 16, 5504, 8192, 64),
 )
-TRAIN_CONTEXT = 128
+TRAIN_CONTEXT = 256
 # Seconds of a stretch, and its steps at most.
 _STRETCH, _LONGEST = 0.006, 32
 

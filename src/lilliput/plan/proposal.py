@@ -23,6 +23,8 @@ from lilliput.train.memory import step_bytes
 if TYPE_CHECKING:
     from lilliput.plan.latency import Calibration
 
+# The file that holds the chosen plan.
+PLAN = "plan.yaml"
 # More than any corpus: the horizon follows from the shape, or is asked in tokens.
 _ENDLESS = 10**15
 _NAMES = ("depth", "width", "heads", "kv_heads", "head_dim", "tied", "family", "shortcut", "series", "context")
@@ -49,7 +51,8 @@ def propose(
         shapes = {_key(point) for point in front if point["best_at_its_speed"]}
         for plan in plans:
             plan["front"] = _key(plan) in shapes
-    return {"plans": plans, "front": front, "searched": len(found)}
+    provisional = calibration.provisional if calibration else None
+    return {"plans": plans, "front": front, "searched": len(found), "provisional": provisional}
 
 
 def _distinct(found: Sequence[Ranked], count: int) -> list[Ranked]:

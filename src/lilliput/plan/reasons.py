@@ -8,6 +8,7 @@ from lilliput.plan.rules import (
     EXPANSION_RANGE,
     MAX_SHARE,
     aspect,
+    counted,
     table_share,
     usually_tied,
     wanted_head_dim,
@@ -26,8 +27,9 @@ def _depth(shape: ModelConfig) -> str:
     params = shape.parameters()
     usual, ratio = aspect(params), shape.width / shape.depth
     text = (
-        f"depth: {shape.depth} layers of width {shape.width}, a ratio of {ratio:.0f}. The paper finds depth to matter "
-        f"most and takes about {_DEPTH} layers × {_WIDTH} at 1B, a ratio of {_WIDTH / _DEPTH:.0f} (§2.2, Table 2)"
+        f"depth: {counted(shape.depth, 'layer')} of width {shape.width}, a ratio of {ratio:.0f}. The paper finds depth "
+        f"to matter most and takes about {_DEPTH} layers × {_WIDTH} at 1B, a ratio of {_WIDTH / _DEPTH:.0f} (§2.2, "
+        "Table 2)"
     )
     if params >= 500_000_000:
         return f"{text}."

@@ -16,6 +16,8 @@ DEFAULT_PARAMS = 1_000_000
 MAX_SHARE = 0.20
 EXPANSION = 2.77
 EXPANSION_RANGE = (2.0, 4.0)
+# PanGu-π Pro's Table 3 ends at 1, by far the worst; a quarter of that is taken for a slip.
+LEAST_EXPANSION = 0.25
 MIN_VOCAB = 320
 _VOCABULARIES = (MIN_VOCAB, *(k * 256 for k in (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)))
 # From here on the sizes that k-quants need (multiples of 256) are worth a small detour.
@@ -88,6 +90,11 @@ def default_context(params: int) -> int:
     return 256 if params < 3_000_000 else 512 if params < 30_000_000 else 1024
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 head`, `2 heads`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 def table_share(shape: ModelConfig) -> float:
     """`share` of a shape: embedding and head over all parameters."""
     tables = shape.vocab_size * shape.width * (1 if shape.tied else 2)
@@ -98,7 +105,7 @@ def describe(shape: ModelConfig) -> str:
     """One line for people: `7 layers × 96, 3 heads × 32, FFN 256, vocabulary 2,048 (20 %), context 256`."""
     grouped = f" ({shape.kv_heads} for keys and values)" if shape.kv_heads != shape.heads else ""
     return (
-        f"{shape.depth} layers × {shape.width}, {shape.heads} heads × {shape.head_dim}{grouped}, "
+        f"{counted(shape.depth, 'layer')} × {shape.width}, {counted(shape.heads, 'head')} × {shape.head_dim}{grouped}, "
         f"FFN {shape.ffn}, "
         f"vocabulary {shape.vocab_size:,} ({table_share(shape):.0%} of {shape.parameters():,} parameters), "
         f"{'tied' if shape.tied else 'untied'}, context {shape.context}"

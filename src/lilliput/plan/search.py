@@ -13,11 +13,11 @@ from functools import partial
 
 from lilliput.errors import ConfigError, UserError
 from lilliput.model.config import ModelConfig
-from lilliput.plan.latency import rate_here
+from lilliput.plan.calibration import rate_here
 from lilliput.plan.limits import Limit, Rate, limits_of, parameters_within
 from lilliput.plan.prior import Prior, shipped_prior
 from lilliput.plan.rules import DEFAULT_PARAMS, MAX_SHARE, QUANTISED, rule_size, usual_size
-from lilliput.plan.shapes import Frame, check_heads
+from lilliput.plan.shapes import Frame, check_dimensions
 from lilliput.recipe import Recipe
 
 _MAX_DEPTH, _MAX_WIDTH = 512, 16_384
@@ -50,7 +50,7 @@ def search(
     recipe: Recipe, vocab_size: int | None = None, rate: Rate | None = None, prior: Prior | None = None
 ) -> list[Ranked]:
     """Every shape that keeps the budget and uses it up, best first. Arguments and errors as for `derive_shape`."""
-    check_heads(recipe)
+    check_dimensions(recipe)
     vocab = vocab_size or recipe.tokenizer.vocab_size
     limits = _limits(recipe, rate)
     found = list(_candidates(recipe, limits, vocab))
@@ -120,9 +120,10 @@ def _candidates(recipe: Recipe, limits: Sequence[Limit], vocab: int | None) -> I
             # A speed may leave the model far smaller than its width suggests: its own size then tells the vocabulary.
             frames = _frames(recipe, width, max(shape.parameters() for shape in shapes), None)
             shapes = [shape for frame in frames for shape in _filled(frame, limits)]
-        if frames and not shapes and not recipe.model.width and width % 256 == 0:
+        if frames and not shapes and not recipe.model.width and width % 256 == 0 and not recipe.model.expansion:
             # What does not fit in one layer of this width fits in no wider one: rows of such a width take the fewest
-            # bits a weight. Others do not tell: 512 takes fewer bytes at 4 bits than 480.
+            # bits a weight. Others do not tell: 512 takes fewer bytes at 4 bits than 480, and an expansion that is
+            # asked may fill blocks only in a wider one.
             return
         yield from shapes
 
@@ -199,14 +200,34 @@ def fill(
     def fits(depth: int, ffn: int) -> bool:
         return all(limit.holds(shape(depth, ffn)) for limit in limits)
 
-    narrow = partial(fits, ffn=sizes[0])
-    here = (depth if narrow(depth) else 0) if depth else _largest(_MAX_DEPTH, narrow)
+    kinds = _kinds(sizes)
+    widest = max(alike[-1] for alike in kinds)
+
+    def fits_at_all(depth: int) -> bool:
+        return any(fits(depth, alike[0]) for alike in kinds)
+
+    here = (depth if fits_at_all(depth) else 0) if depth else _largest(_MAX_DEPTH, fits_at_all)
     while here >= 1:
-        best = _largest(len(sizes), lambda place, at=here: fits(at, sizes[place - 1]))  # type: ignore[misc]
-        yield shape(here, sizes[best - 1])
-        if depth or best == len(sizes):
+        best = max(_widest(alike, partial(fits, here)) for alike in kinds)
+        yield shape(here, best)
+        if depth or best == widest:
             return  # a shallower one would leave a part of the budget unused
         here -= 1
+
+
+def _kinds(sizes: Sequence[int]) -> list[list[int]]:
+    """Feed-forward sizes by the blocks that their rows fill: only among those alike does a larger one always take more
+    bytes. At 4 bits a multiple of 256 may take fewer than the multiple of 32 before it."""
+    alike: dict[int, list[int]] = {}
+    for size in sizes:
+        alike.setdefault(256 if size % 256 == 0 else 32 if size % 32 == 0 else 1, []).append(size)
+    return list(alike.values())
+
+
+def _widest(sizes: Sequence[int], fits: Callable[[int], bool]) -> int:
+    """The largest size that fits, 0 if none does."""
+    count = _largest(len(sizes), lambda place: fits(sizes[place - 1]))
+    return sizes[count - 1] if count else 0
 
 
 def _with_heads(frame: Frame, shape: ModelConfig) -> Iterator[ModelConfig]:

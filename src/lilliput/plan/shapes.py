@@ -9,6 +9,8 @@ from lilliput.model.config import BY_FAMILY, ModelConfig
 from lilliput.plan.rules import (
     EXPANSION,
     EXPANSION_RANGE,
+    LEAST_EXPANSION,
+    counted,
     default_context,
     ffn_step,
     usual_head_dim,
@@ -18,20 +20,26 @@ from lilliput.plan.rules import (
 from lilliput.recipe import Recipe
 
 
-def check_heads(recipe: Recipe) -> None:
-    """Refuse heads that cannot be, before any search. Raises ConfigError."""
+def check_dimensions(recipe: Recipe) -> None:
+    """Refuse dimensions that cannot be or make no sense, before any search. Raises ConfigError."""
     asked = recipe.model
+    if asked.expansion and asked.expansion < LEAST_EXPANSION:
+        raise ConfigError(
+            f"an expansion of {asked.expansion:g} leaves the feed-forward next to nothing",
+            where="model.expansion",
+            mend=f"model.expansion={EXPANSION} is usual, {LEAST_EXPANSION:g} the least that is taken",
+        )
     if asked.width and asked.heads and asked.width % asked.heads:
         fits = [heads for heads in range(1, asked.width + 1) if asked.width % heads == 0]
         near = min(fits, key=lambda heads: abs(heads - (asked.heads or 1)))
         raise ConfigError(
-            f"width {asked.width} does not divide into {asked.heads} heads",
+            f"width {asked.width} does not divide into {counted(asked.heads, 'head')}",
             where="model.heads",
             mend=f"for example model.heads={near}",
         )
     if asked.heads and asked.kv_heads and asked.heads % asked.kv_heads:
         raise ConfigError(
-            f"{asked.kv_heads} key/value heads do not divide {asked.heads} heads",
+            f"{counted(asked.kv_heads, 'key/value head')} cannot be shared evenly by {counted(asked.heads, 'head')}",
             where="model.kv_heads",
             mend=f"for example model.kv_heads={math.gcd(asked.heads, asked.kv_heads)}",
         )
@@ -69,13 +77,14 @@ class Frame:
         self.head_dim = asked.head_dim or width // self.heads
         if self.head_dim % 2 or width % self.heads:
             raise ConfigError(
-                f"width {width} with {self.heads} heads leaves no even number of channels a head",
+                f"width {width} with {counted(self.heads, 'head')} leaves no even number of channels a head",
                 where="model.width",
                 mend=f"for example model.width={math.ceil(width / (2 * self.heads)) * 2 * self.heads}",
             )
         if self.heads % self.kv_heads:
             raise ConfigError(
-                f"{self.kv_heads} key/value heads do not divide the {self.heads} heads of width {width}",
+                f"{counted(self.kv_heads, 'key/value head')} cannot be shared evenly by the "
+                f"{counted(self.heads, 'head')} of width {width}",
                 where="model.kv_heads",
                 mend=f"for example model.kv_heads={math.gcd(self.heads, self.kv_heads)}",
             )

@@ -19,7 +19,7 @@ EXPECTED = (
 def plan_text(data: Mapping[str, Any]) -> str:
     """Tables of the plans, why the first is as it is, and what was written."""
     plans = data["plans"]
-    parts = [_text(plan_table(plans)), EXPECTED, _text(cost_table(plans))]
+    parts = [_text(plan_table(plans)), EXPECTED, _text(cost_table(plans)), *provisional_lines(data)]
     best = plans[0]
     parts.append("why plan 1 is as it is\n" + "\n".join(f"  {line}" for line in best["rules"]))
     if falls := fallback_lines(best):
@@ -33,6 +33,16 @@ def plan_text(data: Mapping[str, Any]) -> str:
     if data["files"]:
         parts.append("\n".join(f"{name:<5} {path}" for name, path in data["files"].items()))
     return "\n\n".join(parts)
+
+
+def provisional_lines(data: Mapping[str, Any]) -> list[str]:
+    """What to think of speeds that were predicted from the timing of a busy machine."""
+    if not data["provisional"]:
+        return []
+    line = "Speeds and hours are provisional: this machine was busy when it was timed."
+    if data["budget"]["speed"]:
+        line += " So is whether the plans keep the speed asked for; --measure measures them."
+    return [line]
 
 
 def plan_table(plans: Sequence[Mapping[str, Any]]) -> Table:

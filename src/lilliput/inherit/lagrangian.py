@@ -36,7 +36,7 @@ def penalty(model: MaskedDecoder, ramp: float) -> Tensor:
 def sparsity_wanted(model: MaskedDecoder, space: str) -> float:
     """t, the share of a space's members that must go (of ffn and kv_head: in each layer)."""
     size: int = getattr(model.config, SPACES[space])
-    return 1 - model.wanted(space) / size
+    return (size - model.wanted(space)) / size
 
 
 class Masking(Causal):
@@ -95,7 +95,7 @@ class Masking(Causal):
             one, two = (part[index] for part in lambdas)
             found["penalty"] += float((one * excess + two * excess.square()).mean())
             found[f"size/{space}"] = size * float(expected.mean())
-            found[f"target/{space}"] = size * (1 - wanted)
+            found[f"target/{space}"] = size - self.ramp * (size - masked.wanted(space))
             found[f"lambda1/{space}"], found[f"lambda2/{space}"] = one, two
         return found
 

@@ -91,7 +91,13 @@ class MaskedDecoder(nn.Module):
 
     def forward(self, ids_BT: Tensor, targets_BT: Tensor | None = None, reduction: str = "sum") -> Tensor:
         """Logits or loss, as `Decoder.forward`."""
-        self._set(self.drawn() if self.training else self.settled())
+        return self.behind(self.drawn() if self.training else self.settled(), ids_BT, targets_BT, reduction)
+
+    def behind(
+        self, gates: Gates, ids_BT: Tensor, targets_BT: Tensor | None = None, reduction: str = "sum"
+    ) -> Tensor:
+        """Logits or loss behind these gates."""
+        self._set(gates)
         try:
             out: Tensor = self.decoder(ids_BT, targets_BT, reduction)
         finally:

@@ -152,12 +152,14 @@ def mask_bytes(
     """Peak memory in bytes that `learn` takes on a CPU over what the process had with the teacher in it.
 
     A step of training of the teacher's shape (`step_bytes`: weights of its own, gradients, moments, activations), and
-    for what is gated: the embedding's output once more, the two copies of o_proj and down_proj that each layer keeps
-    for the backward pass, and the passing gradients of one layer's. The masks themselves are small.
+    for what is gated: a copy of o_proj and down_proj for their rows' gates and one for their columns', kept by each
+    layer for the backward pass, the passing gradients of the larger of the two, and the embedding's output once more.
+    The masks themselves are small.
     """
-    writers = teacher.width * (teacher.heads * teacher.head_dim + teacher.ffn)
     tokens = micro_sequences * teacher.context
     hidden = target.width < teacher.width
-    copies = 2 if hidden or target.depth < teacher.depth else 1
-    gates = 4 * writers * (copies * teacher.depth + 2) + (4 * tokens * teacher.width if hidden else 0)
+    rows = hidden or target.depth < teacher.depth
+    heads = teacher.width * teacher.heads * teacher.head_dim * (rows + (target.kv_heads < teacher.kv_heads))
+    neurons = teacher.width * teacher.ffn * (rows + (target.ffn < teacher.ffn))
+    gates = 4 * (teacher.depth * (heads + neurons) + max(heads, neurons) + (tokens * teacher.width if hidden else 0))
     return step_bytes(teacher, micro_sequences, precision=precision, passes=passes) + gates

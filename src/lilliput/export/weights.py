@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import starmap
 from pathlib import Path
@@ -111,9 +112,8 @@ def _raise_faults(faults: Mapping[str, list[str]], folder: Path) -> None:
 def fill(config: ModelConfig, tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype = torch.float32) -> Decoder:
     """A decoder of the shape `config` with the weights `tensors`, in any order, its parameters of type `dtype` on the
     CPU. One tensor is held at a time. Raises ModelError for one that does not belong to it and for missing ones."""
-    model = Decoder(config)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+    with _default(dtype):
+        model = Decoder(config)
     state, wanted = model.state_dict(), shapes(config)
     missing = set(wanted)
     with Progress("reading the weights", len(wanted), "tensors") as bar:
@@ -129,6 +129,17 @@ def fill(config: ModelConfig, tensors: Iterable[tuple[str, Tensor]], dtype: torc
     if missing:
         raise ModelError(f"{len(missing)} tensors are missing, {min(missing)} among them", where="weights")
     return model
+
+
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    """Let new parameters be of this type, so that none is ever held in a larger one."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _check_tied(head: Path, embedding: Path, folder: Path) -> None:

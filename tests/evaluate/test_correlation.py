@@ -48,13 +48,14 @@ def test_p_is_that_of_scipys_permutations() -> None:
     assert spearman(range(7), range(7)).p == pytest.approx(2 / 5040, abs=3e-4)
 
 
-def test_the_interval_covers_the_true_value() -> None:
+@pytest.mark.parametrize(("count", "r"), [(40, 0.6), (12, 0.0), (12, -0.91)])
+def test_the_interval_covers_the_true_value(count: int, r: float) -> None:
     # Bivariate normal: Spearman's ρ is 6/π · arcsin(r/2).
-    rng, r, hits = np.random.default_rng(5), 0.6, 0
+    rng, hits = np.random.default_rng(5), 0
     truth = 6 / np.pi * np.arcsin(r / 2)
     for trial in range(200):
-        x = rng.normal(size=40)
-        y = r * x + np.sqrt(1 - r * r) * rng.normal(size=40)
+        x = rng.normal(size=count)
+        y = r * x + np.sqrt(1 - r * r) * rng.normal(size=count)
         found = spearman(x, y, permutations=1, resamples=300, seed=trial)
         hits += found.low <= truth <= found.high
     assert 0.88 <= hits / 200 <= 0.99

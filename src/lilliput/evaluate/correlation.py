@@ -49,7 +49,8 @@ def spearman(
     p: the share of random orders of y with a |ρ| at least as large, the one found counted among them. Interval:
     percentiles over points drawn with replacement, ranked anew each time; draws in which x or y is constant are
     left out. Twelve points are enough for it: of 300 samples each at ρ = 0, −0.5 and −0.9 it held 95, 98 and 98 %, the
-    bias-corrected and accelerated one 96, 95 and 97 % at 2 to 6 % more length. Raises ConfigError for fewer than four points or a constant, MissingExtra without SciPy.
+    bias-corrected and accelerated one 96, 95 and 97 % at 1 to 6 % more length. Raises ConfigError for fewer than four
+    points or a constant, MissingExtra without SciPy.
     Source: Efron & Tibshirani, An Introduction to the Bootstrap, §13 and §15.
     """
     a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)

@@ -226,6 +226,13 @@ def test_files_that_are_no_teacher(tmp_path: Path, data: bytes, says: str) -> No
     assert "a model folder in the Hugging Face layout" in str(caught.value.mend)
 
 
+def test_a_file_of_a_model_folder_is_answered_with_the_folder(ours: Path) -> None:
+    for name, kind in ((WEIGHTS, "a safetensors file"), ("config.json", "a text")):
+        with pytest.raises(ModelError, match=f"it is {kind}") as caught:
+            open_teacher(ours / name)
+        assert caught.value.mend == f"name the folder: {ours}"
+
+
 def shards(folder: Path, ours: Path) -> Path:
     """The model of `ours` in three shards with an index."""
     shutil.copytree(ours, folder)

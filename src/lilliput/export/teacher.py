@@ -136,7 +136,12 @@ def _open_directory(place: Path, named: Path | None) -> Teacher:
 
 
 def _open_checkpoint(place: Path, named: Path | None) -> Teacher:
-    checkpoint = find_checkpoint(place)
+    try:
+        checkpoint = find_checkpoint(place)
+    except ModelError as error:
+        if (place.parent / "config.json").is_file():
+            raise ModelError(error.message, where=error.where, mend=f"name the folder: {place.parent}") from None
+        raise
     config = checkpoint.config
     if named is None:
         beside = sorted(file.name for file in place.parent.glob("tok*.bin"))

@@ -52,3 +52,18 @@ def test_other_types_go_to_torch():
     x, w = torch.randn(3, 4, dtype=torch.float64), torch.randn(5, 4, dtype=torch.float64)
     assert not gemm.usable(x, w)
     torch.testing.assert_close(gemm.linear(x, w), x @ w.t())
+
+
+@needs_onednn
+@pytest.mark.parametrize(("rows", "inside", "outside"), [(1, 96, 288), (20, 64, 192), (1, 512, 1024), (20, 128, 384)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_what_writes_takes_the_quicker_library_and_training_always_the_same(rows, inside, outside, biased):
+    torch.manual_seed(0)
+    x, w = torch.randn(rows, inside), torch.randn(outside, inside) / inside**0.5
+    b = torch.randn(outside) if biased else None
+    found, trained = gemm.written_product(x, w, b), gemm.product(x, w, b)
+    torch.testing.assert_close(found, trained, atol=1e-5, rtol=0)
+    quicker = F.linear(x, w, b) if rows * inside * outside < gemm.SMALL else trained
+    assert torch.equal(found, quicker)
+    if gemm.ONEDNN:
+        assert torch.equal(gemm.linear(x, w, b), trained)

@@ -4,7 +4,8 @@ At width 256 a token is some tens of microseconds of arithmetic, so what counts 
 `Generator` therefore works on its own copy of the weights, prepared once: norm scales folded into the matrices
 that follow them, q, k, v joined, gate and up joined, and the rotary pairs of q and k made neighbours, so that
 turning them is one complex product. The logits are the decoder's up to rounding. A token reads every weight once, so
-memory sets the pace of the products: oneDNN spreads even a single row over the threads, where MKL uses one.
+memory sets the pace of the larger products: oneDNN spreads even a single row over the threads, where MKL uses one; of
+the small ones, the call does, and MKL's is the shorter.
 PanGu-π blocks take no further products: a shortcut's matrices are joined to qkv and to the attention's output, which
 leaves a GELU and a joining of rows; the terms of an activation are computed side by side, two calls more.
 """
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 
 from lilliput.errors import ConfigError, ModelError
 from lilliput.model.decoder import Decoder
-from lilliput.model.gemm import product, usable
+from lilliput.model.gemm import usable, written_product
 from lilliput.model.layers import Attention, Block
 from lilliput.model.pangu import Series, Shortcut
 
@@ -96,7 +97,7 @@ class Generator:
         body = model.model
         self.embedding = body.embed_tokens.weight
         self.head = model.head_weight() * body.norm.weight
-        self.linear = product if usable(self.embedding, self.head) else F.linear
+        self.linear = written_product if usable(self.embedding, self.head) else F.linear
         self.layers = [_Layer(block) for block in body.layers if isinstance(block, Block)]
         self.turn_TE = torch.complex(body.cos.float(), body.sin.float())
         shape = (config.depth, 2, batch, config.kv_heads, config.context, config.head_dim)

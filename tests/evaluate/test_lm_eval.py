@@ -17,7 +17,7 @@ from lilliput.tokenizer.train import train_tokenizer
 
 pytest.importorskip("lm_eval")
 pytest.importorskip("accelerate")
-pytestmark = pytest.mark.data
+pytestmark = [pytest.mark.data, pytest.mark.slow]
 ITEMS = 40
 _METRICS = ("acc", "acc_norm", "acc_bytes")
 

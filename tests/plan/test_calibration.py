@@ -175,7 +175,7 @@ def test_a_calibration_reads_well_and_predicts(tmp_path):
     raw = json.loads(file.read_text())
     assert set(raw["prices"]) == set(PRICES)
     assert {"machine", "device", "threads", "dtype", "versions", "format"} <= raw["key"].keys()
-    assert len(raw["about"]["decoding"]) == 9
+    assert len(raw["about"]["decoding"]) == 12
     assert raw["about"]["training"][0]["seconds"] > 0
     assert Calibration.from_dict(found.to_dict()) == found
     assert found.tokens_per_second(_shape()) > 0

@@ -4,7 +4,7 @@ A decoding step of the writer (model/generate.py) is the sum of what it does, ea
 
     fixed + layers·l(S) + elements·e + logits·v                              operator calls, element-wise work, the head
     + bytes of weights·w(S) [+ rows·bytes·m where there are several rows]    every weight is read once a step
-    + caches·a [+ shared heads·h] + scores·s + bytes of cache·c(S)           attention over the positions so far
+    + caches·a [+ shared heads·h] + scores·s + first scores·f + bytes of cache·c(S)    attention over what is written
 
 S is the bytes that every step goes through: what fits a level of the processor's caches is read fast, what does not
 comes from the next, and even a call takes longer where weights have driven its code out. So w and c rise with S,
@@ -38,6 +38,8 @@ Array = npt.NDArray[np.float64]
 ITEMSIZE = {"fp32": 4, "bf16": 2}
 # Bytes at which the price of a byte bends: around the caches of processors.
 BENDS = tuple(size * 2.0**20 for size in (1, 4, 16, 64))
+# Positions that cost more than those after them: reading a head's cache begins slowly, and goes on fast.
+_FIRST = 64
 # Past this bend a layer's calls begin cold.
 _COLD = 2
 # Queries that go over the cache together when a text is read at once.
@@ -58,6 +60,7 @@ PRICES = (
     "cache",
     "shared head",
     "score",
+    "score, first",
     *(f"cache byte {bend}" for bend in range(len(BENDS))),
 )
 
@@ -165,6 +168,7 @@ def features(shape: ModelConfig, batch: int, start: Array, length: Array, itemsi
         np.full_like(start, float(depth * batch * kv_heads)),
         np.full_like(start, float(depth * batch * heads * (heads != kv_heads))),
         scores,
+        batch * depth * heads * length * np.minimum(start + (length + 1) / 2, _FIRST),
         seen[:, None] * level,
     ]
     return np.column_stack(columns)

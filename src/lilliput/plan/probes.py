@@ -39,7 +39,7 @@ DECODE_SHAPES = (
 )
 # The larger a probe, the fewer batches: 20 texts at once on the largest would take the time of all the others.
 BATCHES = ((2_000_000, (1, 4, 20)), (20_000_000, (1, 20)), (10**12, (1, 6)))
-POSITIONS = (6, 160, 480)
+POSITIONS = (6, 48, 160, 480)
 CONTEXT = 512
 # Depth, width, heads, FFN, vocabulary, windows of TRAIN_CONTEXT: about as many tokens as runs put into a micro batch,
 # of the context that small ones have. The first two are of one width, and the first is so small that a layer's calls

@@ -92,7 +92,7 @@ def test_choices_item_for_item(name, ours, theirs, data, tmp_path, monkeypatch):
 
 
 def test_pairs_item_for_item(ours, theirs, data, tmp_path, monkeypatch):
-    # Their own template puts a space before the sentence; here nothing stands there, as in docs/tasks.md.
+    # Their own template puts a space before the sentence; here nothing stands there, as in docs/evaluate.md.
     template = {
         "doc_to_text": "", "doc_to_choice": "{{[sentence_good, sentence_bad]}}", "doc_to_target": 0,
         "target_delimiter": "",

@@ -1,6 +1,6 @@
 """How likely a model finds given continuations of given texts: what every task is made of.
 
-The protocol (docs/tasks.md): BOS + tokens(before + continuation), encoded jointly, of which those from
+The protocol (docs/evaluate.md): BOS + tokens(before + continuation), encoded jointly, of which those from
 len(tokens(before)) on are scored, at least one; cut on the left to the trained context. Nothing before it: BOS + text.
 """
 

@@ -14,7 +14,7 @@ from neuron_support import decoder, kill
 from lilliput.errors import CheckpointError, ConfigError, ModelError
 from lilliput.inherit import concrete
 from lilliput.inherit.masked import MaskedDecoder
-from lilliput.inherit.masks import MaskSettings, learn, mask_bytes
+from lilliput.inherit.masks import MaskSettings, learn, mask_bytes, unmet
 from lilliput.model import Decoder
 from lilliput.model.carve import Kept
 from lilliput.train.checkpoint import found, load
@@ -96,10 +96,13 @@ def test_what_is_dead_is_dropped_and_nothing_else(tmp_path: Path) -> None:
     assert last["size"]["hidden"] == pytest.approx(8, abs=0.7)
 
 
-def test_layers_that_were_chosen_stay(tmp_path: Path) -> None:
+def test_layers_that_were_chosen_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     teacher = decoder(depth=4)
     target = smaller(teacher.config, **SIZES)
     learned = learn(teacher, target, Stream(), settings(steps=2), tmp_path, device=CPU, layers=(1, 3))
+    told = capsys.readouterr().err
+    assert "masks of hidden, ffn, kv_head: about" in told
+    assert "likely to stay (hidden 99%, ffn" in told
     assert learned.kept.layers == (1, 3)
     assert learned.child.config == target
     assert set(learned.log[0]["size"]) == {"hidden", "ffn", "kv_head"}
@@ -168,6 +171,8 @@ def test_rates_rise_and_fall_as_the_settings_say(tmp_path: Path) -> None:
     masked = MaskedDecoder(teacher, smaller(teacher.config, ffn=5))
     long, short = (MaskSettings().objective(masked, steps) for steps in (3200, 3199))
     assert (long.lambda_rate, short.lambda_rate, long.warmup_steps) == (1.0, 0.1, 640)
+    assert [MaskSettings().objective(masked, steps).lambda_rate for steps in (300, 100, 10)] == [0.1, 0.3, 1.0]
+    assert MaskSettings(lambda_rate=0.7).objective(masked, 10).lambda_rate == 0.7
     long.begin(masked, 320)
     assert long.ramp == 0.5
     weights, still, masks, lambdas = long.groups(masked, config)
@@ -177,6 +182,26 @@ def test_rates_rise_and_fall_as_the_settings_say(tmp_path: Path) -> None:
     assert lambdas["params"] == [masked.lambda1, masked.lambda2]
     with pytest.raises(TypeError):
         long.groups(teacher, config)
+
+
+def test_masks_that_have_settled_are_told_from_those_that_have_not() -> None:
+    teacher = decoder()
+    masked = MaskedDecoder(teacher, smaller(teacher.config, ffn=5))
+    assert unmet(masked) == {"ffn": pytest.approx(1, abs=0.01)}
+    with torch.no_grad():
+        masked.masks["ffn"].copy_(torch.tensor([concrete.HIGH] * 5 + [concrete.LOW] * 5))
+    assert unmet(masked) == {}
+    with torch.no_grad():
+        masked.masks["ffn"][0].fill_(concrete.HIGH)  # one of the two layers keeps all
+    assert unmet(masked) == {"ffn": pytest.approx(0.5, abs=0.05)}
+
+
+def test_bf16_learns_masks_too(tmp_path: Path) -> None:
+    teacher = decoder()
+    target = smaller(teacher.config, width=8, ffn=5)
+    learned = learn(teacher, target, Stream(), settings(steps=2, precision="bf16"), tmp_path, device=CPU)
+    assert learned.child.config == target
+    assert {parameter.dtype for parameter in learned.child.parameters()} == {torch.float32}
 
 
 def test_multipliers_ascend_and_masks_are_clamped(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lilliput.errors import ConfigError
-from lilliput.inherit.lagrangian import Masking, log_rows
+from lilliput.inherit.lagrangian import Masking, log_rows, sparsity_wanted
 from lilliput.inherit.masked import SPACES, MaskedDecoder, check_target
 from lilliput.model.carve import Kept, carve_model, whole
-from lilliput.progress import count, say
+from lilliput.progress import count, say, warn
 from lilliput.train.loop import TrainResult, train
 from lilliput.train.memory import step_bytes
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from lilliput.train.config import TrainConfig
     from lilliput.train.order import Windows
 
+# Share of what must go that may still be expected to stay at the end.
+_MISSED = 0.1
 # The length of the paper's run; shorter ones need slower multipliers.
 _PAPER_STEPS = 3200
 
@@ -45,7 +47,8 @@ class MaskSettings:
     mask_rate: float = 1.0
     """Of logα."""
     lambda_rate: float | None = None
-    """Of the multipliers; None: 1 in runs of the paper's 3,200 steps and more, 0.1 in shorter ones."""
+    """Of the multipliers; None: 1 in runs of the paper's 3,200 steps and more, in shorter ones 0.1, and more in those of
+    fewer than 300: in a few hundred steps 1 overshoots, and 0.1 takes about 200 to make λ large enough."""
     weight_rate: float = 1e-4
     """Of the weights."""
     sparsity_warmup: float = 640 / 3200
@@ -68,7 +71,8 @@ class MaskSettings:
 
     def objective(self, masked: MaskedDecoder, steps: int) -> Masking:
         """What a run of `steps` steps learns."""
-        lambda_rate = self.lambda_rate or (1.0 if steps >= _PAPER_STEPS else 0.1)
+        short = min(1.0, max(0.1, 30 / steps))
+        lambda_rate = self.lambda_rate or (1.0 if steps >= _PAPER_STEPS else short)
         target = {space: masked.wanted(space) for space in SPACES}
         return Masking(self.mask_rate, lambda_rate, round(self.sparsity_warmup * steps), target)
 
@@ -141,9 +145,26 @@ def learn(
         evaluator=None if evaluator is None else lambda model: evaluator(model.child()[0]),  # type: ignore[operator]
         objective=settings.objective(masked, config.steps),
     )
+    if missed := unmet(masked):
+        shares = ", ".join(f"{space} {share:.0%}" for space, share in missed.items())
+        warn(
+            f"the masks had not settled: much of what had to go was still likely to stay ({shares}), and went all the "
+            "same; more steps choose better, or a higher lambda_rate"
+        )
     child, kept = masked.child()
     kept = replace(kept, layers=tuple(chosen[layer] for layer in kept.layers))
     return Learned(child, kept, log_rows(Path(run_dir) / "metrics.jsonl"), result)
+
+
+def unmet(masked: MaskedDecoder) -> dict[str, float]:
+    """The spaces of which too much is expected to stay still, and how much: the share of what must go, over layers."""
+    found = {}
+    for space in masked.cut:
+        wanted = sparsity_wanted(masked, space)
+        missed = float((wanted - masked.sparsity(space).detach()).mean()) / wanted
+        if missed > _MISSED:
+            found[space] = missed
+    return found
 
 
 def mask_bytes(

@@ -47,8 +47,8 @@ class MaskSettings:
     mask_rate: float = 1.0
     """Of logα."""
     lambda_rate: float | None = None
-    """Of the multipliers; None: 1 in runs of the paper's 3,200 steps and more, in shorter ones 0.1, and more in those of
-    fewer than 300: in a few hundred steps 1 overshoots, and 0.1 takes about 200 to make λ large enough."""
+    """Of the multipliers; None: 1 in runs of the paper's 3,200 steps and more, in shorter ones 0.1, and 30 / steps in
+    those of fewer than 300: in a few hundred steps 1 overshoots, and 0.1 takes about 200 to make λ large enough."""
     weight_rate: float = 1e-4
     """Of the weights."""
     sparsity_warmup: float = 640 / 3200

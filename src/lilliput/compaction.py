@@ -16,6 +16,7 @@ from lilliput.corpus.report import ReadReport
 from lilliput.corpus.sources import read_source as read_text
 from lilliput.errors import ConfigError, TokenizerError
 from lilliput.export.compacted import has_model, measure_tables, write_compacted
+from lilliput.lineage import child_vocabulary, teacher_of
 from lilliput.plan.rules import MAX_SHARE, rule_size, share
 from lilliput.plan.search import rule_vocabulary
 from lilliput.progress import Progress, say, warn
@@ -87,6 +88,8 @@ def compact_for_run(recipe: Recipe, documents: Documents, out: Path) -> dict[str
     compactor = Compactor(source, counts.ids)
 
     def rule() -> int:
+        if recipe.inherit.teacher is not None:
+            return child_vocabulary(recipe, teacher_of(recipe).config)
         return _rule_of(_body_of(place)) if recipe.source is not None else rule_vocabulary(recipe)
 
     size, notes = choose_size(compactor, asked, rule)
@@ -98,7 +101,7 @@ def compact_for_run(recipe: Recipe, documents: Documents, out: Path) -> dict[str
 
 def tokenizer_place(recipe: Recipe) -> Path:
     """Where the tokenizer lies that a recipe names."""
-    named = recipe.tokenizer.source or recipe.source
+    named = recipe.tokenizer.source or recipe.source or recipe.inherit.teacher
     if named is None:
         mend = "name the tokenizer to cut down: tokenizer.from=FILE, or go on from a model: from=DIR"
         raise ConfigError("there is no tokenizer to cut down", where="tokenizer.compact", mend=mend)

@@ -9,6 +9,7 @@ report) lives in the run directory, so a killed run goes on from there with or w
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,9 +21,11 @@ import yaml
 from lilliput import device as machine
 from lilliput.corpus.documents import Documents
 from lilliput.corpus.shards import Shards
+from lilliput.distillation import distil_objective, distillation
 from lilliput.errors import ConfigError
 from lilliput.export.hf import read_config
 from lilliput.export.weights import WEIGHTS, read_weights, write_weights
+from lilliput.inheritance import inherit_stage
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
 from lilliput.model.init import initialise
@@ -58,6 +61,7 @@ from lilliput.train.config import FREE_KEYS, TrainConfig
 from lilliput.train.derive import derive, flops
 from lilliput.train.further import trained
 from lilliput.train.loop import Evaluator, train
+from lilliput.train.objectives import Objective
 
 # Raised when the weights change for the same settings, so that older ones are not taken for them.
 _WEIGHTS_FORMAT = 1
@@ -147,12 +151,18 @@ class Run:
         tokenizer = texts.tokenizer(corpus, compacted)
         packed = texts.shards(corpus, tokenizer)
         shards = Shards(packed.path, "train", tokenizer.hash)
-        base = self._base(compacted)
+        child = self._child(texts, corpus, compacted, shards)
+        base = child.path if child else self._base(compacted)
         shape, config, notes = self._plan(shards, tokenizer, base, settled)
         seen = config.tokens * packed.manifest["text_bytes"] / packed.manifest["tokens"]
         limit = min(self.asked.evaluate.during, int(_EVALUATION_SHARE * seen))
         evaluator = score_on_the_way(tokenizer, Documents(corpus.path, "dev"), limit)
-        weights = self._weights(packed.hash, shards, shape, config, evaluator, base)
+
+        def objective() -> Objective | None:
+            cut, work = compacted.path if compacted else None, self.folder / "answers"
+            return distil_objective(self.asked, tokenizer, shape, config, shards, cut, work, self.device)
+
+        weights = self._weights(packed.hash, shards, shape, config, evaluator, base, objective)
         if weights is None:
             return {}
         made = Made(
@@ -166,11 +176,18 @@ class Run:
             bytes_per_token=packed.manifest["text_bytes"] / packed.manifest["tokens"],
             shape=shape,
             weights=weights,
+            child=child,
         )
         return finish(made, self.store, self.device)
 
     def _key(self) -> str:
         return canonical_hash({"asked": self.asked.to_dict(), "inputs": self.inputs})
+
+    def _child(self, texts: Texts, corpus: Stage, compacted: Stage | None, shards: Shards) -> Stage | None:
+        """The model carved out of a bigger one, where that is asked."""
+        if self.asked.inherit.teacher is None:
+            return None
+        return inherit_stage(texts, corpus, compacted, lambda: shards, self.folder / "masks", self.device)
 
     def _base(self, compacted: Stage | None) -> Path | None:
         """The model that training goes on from, cut down where that is asked; None for a new one."""
@@ -231,12 +248,14 @@ class Run:
         config: TrainConfig,
         evaluator: Evaluator,
         base: Path | None,
+        objective: Callable[[], Objective | None],
     ) -> Stage | None:
         """The finished weights: found, or trained here (None in all but the main process)."""
         key = {
             "format": _WEIGHTS_FORMAT,
             "tokens": data,
             "from": self.inputs["from"],
+            **self._lineage(base),
             "shape": shape.identity(),
             # Sums taken by more processes differ in their last bits.
             "processes": self.world.size,
@@ -250,7 +269,9 @@ class Run:
             return found
         torch.set_num_threads(config.threads)
         model = self._initial(shape, base)
-        done = train(model, shards, config, self.folder, device=self.device, evaluator=evaluator)
+        done = train(
+            model, shards, config, self.folder, device=self.device, evaluator=evaluator, objective=objective()
+        )
         if not self.world.main:
             return None
 
@@ -261,6 +282,13 @@ class Run:
             return {"cost": cost, "weights": file_hash(folder / WEIGHTS)}
 
         return self.store.stage("weights", key, publish)
+
+    def _lineage(self, base: Path | None) -> dict[str, Any]:
+        """What else decides the weights of a child."""
+        if base is None or self.asked.inherit.teacher is None:
+            return {}
+        teacher = self.inputs["teacher"] if self.asked.inherit.distil else None
+        return {"child": base.name, "distil": distillation(self.asked), "teacher": teacher}
 
     def _initial(self, shape: ModelConfig, base: Path | None) -> Decoder:
         if base is not None:

@@ -140,10 +140,10 @@ class ModelSettings(_Settings):
 class MaskLearning(_Settings):
     """`neurons: learned`: how the masks are trained (docs/inherit.md)."""
 
-    tokens: Size | None = Field(None, gt=0, description="text to learn them on; none: 2 tokens a teacher's parameter")
-    batch_tokens: Size | None = Field(None, gt=0, description="tokens a step")
+    tokens: Size | None = Field(None, gt=0, description="text to learn them on; none: 400 steps")
+    batch_tokens: Size | None = Field(None, gt=0, description="tokens a step; none: 8 windows")
     lr: float = Field(1.0, gt=0, le=10, description="learning rate of the masks")
-    penalty_lr: float = Field(0.1, gt=0, le=10, description="learning rate of the Lagrange multipliers")
+    penalty_lr: float | None = Field(None, gt=0, le=10, description="learning rate of the Lagrange multipliers")
     weight_lr: float = Field(1e-4, gt=0, le=1, description="learning rate of the teacher's weights meanwhile")
 
 

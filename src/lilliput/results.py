@@ -51,6 +51,8 @@ class Made:
     bytes_per_token: float
     shape: ModelConfig
     weights: Stage
+    child: Stage | None = None
+    """Where the weights began, if they were carved out of a bigger model."""
 
 
 def score_on_the_way(tokenizer: Tokenizer, held_out: Documents, limit: int) -> Callable[[Decoder], dict[str, float]]:
@@ -106,6 +108,7 @@ def finish(made: Made, store: Store, device: torch.device) -> dict[str, Any]:
             "hash": made.tokenizer.hash,
         },
         "cost": made.weights.manifest["cost"],
+        **({"inherit": _inherited(made.child)} if made.child else {}),
         "notes": made.notes,
         "recipe": made.settled.to_dict(),
         "machine": machine.machine(),
@@ -119,6 +122,14 @@ def finish(made: Made, store: Store, device: torch.device) -> dict[str, Any]:
     # Last, since a run counts as finished once it is there.
     write_json(made.folder / "results.json", results)
     return results
+
+
+def _inherited(child: Stage) -> dict[str, Any]:
+    """Of what the carving told, all but the long lists."""
+    told = child.manifest
+    kept = {name: told["neurons"][name] for name in ("how", "kept")}
+    short = {name: told[name] for name in ("teacher", "layers", "bits_per_byte", "cost", "notes")}
+    return {**short, "neurons": kept}
 
 
 def _held_out(made: Made, report: ReadReport) -> Iterable[str]:

@@ -9,6 +9,7 @@ from lilliput.compaction import read_recipe_source, tokenizer_place
 from lilliput.corpus.sources import source_identity
 from lilliput.errors import ConfigError
 from lilliput.export.hf import load_model_dir
+from lilliput.lineage import check_inherit, teacher_of
 from lilliput.model.config import ModelConfig
 from lilliput.plan.search import derive_shape
 from lilliput.recipe import ModelSettings, Recipe, SourceSpec, build_recipe
@@ -27,20 +28,25 @@ def check_request(recipe: Recipe) -> None:
     if recipe.train.tensorboard:
         check_tensorboard()
     _check_tokenizer(recipe)
-    if recipe.source is None:
+    if recipe.inherit.teacher is not None:
+        check_inherit(recipe)
+    elif recipe.source is None:
         derive_shape(recipe, known_size(recipe))
-        return
-    ignored = [
-        *(f"model.{name}" for name, value in recipe.model if value != ModelSettings.model_fields[name].default),
-        *(["tokenizer.vocab_size"] if recipe.tokenizer.vocab_size else []),
-        *(["tokenizer.from"] if recipe.tokenizer.source else []),
-    ]
-    if ignored:
+    elif ignored := _ignored(recipe):
         raise ConfigError(
             f"a model that is trained further keeps its shape and tokenizer; {', '.join(ignored)} cannot be set",
             where=f"from={recipe.source}",
             mend=f"leave out {' and '.join(ignored)}, or leave out from",
         )
+
+
+def _ignored(recipe: Recipe) -> list[str]:
+    """What is set although the model that is trained further decides it."""
+    return [
+        *(f"model.{name}" for name, value in recipe.model if value != ModelSettings.model_fields[name].default),
+        *(["tokenizer.vocab_size"] if recipe.tokenizer.vocab_size else []),
+        *(["tokenizer.from"] if recipe.tokenizer.source else []),
+    ]
 
 
 def _check_tokenizer(recipe: Recipe) -> None:
@@ -83,6 +89,8 @@ def identify(recipe: Recipe) -> dict[str, Any]:
         load_model_dir(folder)
         files = [folder / "config.json", folder / "tokenizer.json", *sorted(folder.glob("*.safetensors"))]
         inputs["from"] = {file.name: file_hash(file) for file in files if file.exists()}
+    if recipe.inherit.teacher is not None:
+        inputs["teacher"] = teacher_of(recipe).identity()
     if recipe.tokenizer.source is not None:
         inputs["tokenizer"] = Tokenizer.of(read_recipe_source(recipe)).hash
     if recipe.tokenizer.compact is not None:
@@ -102,6 +110,8 @@ def training_identity(recipe: Recipe, inputs: dict[str, Any]) -> dict[str, Any]:
     # Where the text lies does not matter; what it says does, and that is in `inputs`.
     asked["corpus"] = [spec["weight"] for spec in asked["corpus"]]
     asked["from"] = asked["tokenizer"]["from"] = None
+    if "inherit" in asked:
+        asked["inherit"] |= {"teacher": None, "tokenizer": None}
     return {"asked": asked, "inputs": {name: value for name, value in inputs.items() if name != "text"}}
 
 
@@ -120,7 +130,7 @@ def difference(before: dict[str, Any], now: dict[str, Any], prefix: str = "") ->
 def settle(recipe: Recipe, shape: ModelConfig, config: TrainConfig) -> str:
     """The recipe with every derived value filled in, as YAML."""
     values = recipe.to_dict()
-    if recipe.source is None:
+    if recipe.source is None and recipe.inherit.teacher is None:
         if recipe.tokenizer.compact is not None:
             values["tokenizer"]["compact"] = shape.vocab_size
         elif recipe.tokenizer.source is None:
@@ -132,7 +142,7 @@ def settle(recipe: Recipe, shape: ModelConfig, config: TrainConfig) -> str:
             "heads": shape.heads,
             "kv_heads": shape.kv_heads,
             "head_dim": shape.head_dim,
-            "expansion": shape.ffn / shape.width,
+            "expansion": None if recipe.model.ffn else shape.ffn / shape.width,
             "tied": shape.tied,
             "context": shape.context,
         }

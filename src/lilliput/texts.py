@@ -11,6 +11,7 @@ from lilliput.compaction import compact_for_run, read_recipe_source, tokenizer_p
 from lilliput.corpus.build import build_corpus
 from lilliput.corpus.documents import Documents
 from lilliput.corpus.shards import pack
+from lilliput.lineage import teacher_of
 from lilliput.plan.search import derive_shape
 from lilliput.progress import count, say
 from lilliput.recipe import Recipe
@@ -65,7 +66,7 @@ class Texts:
             "format": _FORMATS["compact"],
             "corpus": corpus.hash,
             "tokenizer": self.inputs["definition"],
-            "from": self.inputs["from"],
+            "from": self.inputs["from"] or self.inputs.get("teacher"),
             "compact": asked["tokenizer"]["compact"],
             # By the rule the size follows from the body.
             "body": [asked["budget"], asked["model"]] if asked["tokenizer"]["compact"] == "rule" else None,
@@ -82,6 +83,10 @@ class Texts:
         """Cut down, taken as it is, or trained on the corpus."""
         if compacted is not None:
             return Tokenizer.load(compacted.path)
+        if self.asked.inherit.teacher:
+            tokenizer = teacher_of(self.asked).tokenizer
+            say(f"tokenizer  {tokenizer.vocab_size:,} pieces, the teacher's")
+            return tokenizer
         if self.asked.tokenizer.source or self.asked.source:
             tokenizer = Tokenizer.of(read_recipe_source(self.asked))
             say(f"tokenizer  {tokenizer.vocab_size:,} pieces, from {tokenizer_place(self.asked)}")

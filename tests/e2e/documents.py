@@ -20,7 +20,8 @@ _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*) *$")
 _NOT_RUN = re.compile(r"<!-- not run: \S.* -->")
 _TINY = ("budget.params=60k", "tokenizer.vocab_size=384")
 # What a command may say that fixes the shape, or the tokenizer at least.
-_SHAPED, _WITH_TOKENIZER = ("model.", "from="), ("tokenizer.from=", "tokenizer.compact=")
+_SHAPED = ("model.", "from=", "inherit.teacher=")
+_WITH_TOKENIZER = ("tokenizer.from=", "tokenizer.compact=", "inherit.teacher=")
 _SHORT = ("train.tokens=16k", "evaluate.bytes=10k")
 
 

@@ -42,11 +42,14 @@ class Trained:
         )
 
 
-def trained(folder: Path, parameters: int) -> Trained:
+def trained(folder: Path, parameters: int) -> Trained | None:
     """What the model in `folder` has seen: as its `lilliput.json` says, and those of the models that it went on from.
 
-    parameters: of the model; where nothing is written 20 tokens for each are assumed (2203.15556).
+    parameters: of the model; where nothing is written 20 tokens for each are assumed (2203.15556). None for one that
+    was just carved out of a bigger one: far from any minimum, it learns at a fresh run's rate (2402.02791 §3.2).
     """
+    if _carved(folder):
+        return None
     seen, place = 0.0, folder
     for _ in range(_LONGEST):
         told = _told(place)
@@ -61,6 +64,15 @@ def trained(folder: Path, parameters: int) -> Trained:
         assumed += seen
     why = f"the model is taken to have seen {count(assumed)} tokens, {TOKENS_PER_PARAMETER} a parameter"
     return Trained(assumed, why + (f" and {count(seen)} known of" if seen else ""))
+
+
+def _carved(folder: Path) -> bool:
+    """Whether `lilliput inherit` wrote the model, and it was not trained since."""
+    try:
+        info = read_json(folder / "lilliput.json")
+        return "inherit" in info and "cost" not in info
+    except (OSError, StorageError, TypeError, ValueError):
+        return False
 
 
 def _told(folder: Path) -> tuple[float, str | None] | None:

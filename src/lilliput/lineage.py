@@ -1,0 +1,86 @@
+"""Which teacher a recipe names, and which child it asks to carve out of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from lilliput.errors import ConfigError
+from lilliput.export.teacher import Teacher, open_teacher
+from lilliput.model.config import ModelConfig
+from lilliput.plan.child import Target, child_shape
+from lilliput.plan.rules import rule_size
+from lilliput.recipe import ModelSettings, Recipe
+
+# Keys of `model` that say what a child's shape shall be.
+_TARGET = ("depth", "width", "heads", "kv_heads", "expansion", "ffn")
+_ROUNDS = 8
+
+
+def teacher_of(recipe: Recipe, place: Path | None = None) -> Teacher:
+    """The teacher that a recipe names, or the one at `place` that was cut down from it."""
+    if place is not None:
+        return open_teacher(place)
+    named = recipe.inherit.tokenizer
+    return open_teacher(Path(str(recipe.inherit.teacher)).expanduser(), Path(named).expanduser() if named else None)
+
+
+def child_of(recipe: Recipe, teacher: ModelConfig) -> ModelConfig:
+    """The shape that a recipe asks to carve out of `teacher`; ConfigError names the nearest that can be."""
+    asked = recipe.model
+    ffn = asked.ffn or (asked.expansion and max(1, round(asked.expansion * (asked.width or teacher.width)))) or None
+    target = Target(
+        layers=asked.depth,
+        hidden=asked.width,
+        heads=asked.heads,
+        kv_heads=asked.kv_heads,
+        ffn=ffn,
+        # A ceiling: a teacher below it may stay as large as it is.
+        params=recipe.budget.params if (recipe.budget.params or 0) < teacher.parameters() else None,
+    )
+    return child_shape(teacher, target)
+
+
+def child_vocabulary(recipe: Recipe, teacher: ModelConfig) -> int:
+    """The largest vocabulary, a multiple of 64, that takes below 20 % of the child it leaves room for (PanGu-π Pro
+    §2.1)."""
+    vocab = teacher.vocab_size
+    for _ in range(_ROUNDS):
+        shape = child_of(recipe, replace(teacher, vocab_size=vocab))
+        row = shape.width * (1 if shape.tied else 2)
+        found = min(teacher.vocab_size, rule_size(row, shape.parameters() - vocab * row))
+        if found == vocab:
+            break
+        vocab = found
+    return vocab
+
+
+def check_inherit(recipe: Recipe) -> None:
+    """Refuse an inheritance that cannot be, before any work. Raises UserError."""
+    where = f"inherit.teacher={recipe.inherit.teacher}"
+    if recipe.source is not None:
+        raise ConfigError("a model is inherited or trained further, not both", where=where, mend="leave out from")
+    ignored = [
+        *(
+            f"model.{name}"
+            for name, value in recipe.model
+            if name not in _TARGET and value != ModelSettings.model_fields[name].default
+        ),
+        *(["tokenizer.vocab_size"] if recipe.tokenizer.vocab_size else []),
+        *(["tokenizer.from"] if recipe.tokenizer.source else []),
+    ]
+    if ignored:
+        mend = f"leave out {' and '.join(ignored)}"
+        raise ConfigError(f"a child has its teacher's; {', '.join(ignored)} cannot be set", where=where, mend=mend)
+    if recipe.budget.bytes is not None or recipe.budget.speed is not None:
+        mend = "give budget.params, or the dimensions under model"
+        raise ConfigError("a child's size is asked in parameters or dimensions", where="budget", mend=mend)
+    if recipe.inherit.layers == "learned" and recipe.inherit.neurons != "learned":
+        mend = "inherit.neurons=learned, or another way to choose layers"
+        raise ConfigError("layers are learned together with neurons or not at all", where="inherit.layers", mend=mend)
+    if recipe.inherit.top is not None and not recipe.inherit.distil:
+        mend = "inherit.distil=0.5, or leave out inherit.top"
+        raise ConfigError("there is no distillation to keep answers for", where="inherit.top", mend=mend)
+    teacher = teacher_of(recipe).config
+    vocab = recipe.tokenizer.compact if isinstance(recipe.tokenizer.compact, int) else teacher.vocab_size
+    child_of(recipe, replace(teacher, vocab_size=vocab))

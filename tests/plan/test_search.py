@@ -1,5 +1,7 @@
 """The search gives shapes that keep the budget, use it, and refuse what cannot be."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from lilliput.errors import ConfigError
 from lilliput.model.decoder import Decoder
 from lilliput.plan.cost import weight_bytes
 from lilliput.plan.limits import limits_of
+from lilliput.plan.prior import fit
 from lilliput.plan.reasons import reasons
 from lilliput.plan.rules import MAX_SHARE, describe, table_share
 from lilliput.plan.search import derive_shape, fill, search
@@ -119,6 +122,33 @@ def test_a_larger_feed_forward_in_fewer_bytes_is_not_missed() -> None:
     tight = build_recipe({"budget": {"bytes": larger, "bits": 4}}, where="test")
     found = {one.depth: one.ffn for one in fill(frame.shape, frame.ffn_sizes(), limits_of(tight.budget, None))}
     assert found[8] == 768
+
+
+def test_limits_that_only_give_way_together_are_named_together() -> None:
+    asked = {"budget": {"params": "1M", "bytes": "100kB", "bits": 8}, "model": {"depth": 12, "width": 256}}
+    with pytest.raises(ConfigError, match="1,000,000 parameters and 100,000 bytes") as caught:
+        derive_shape(build_recipe(asked, where="test"))
+    found = dict(part.split("=") for part in re.findall(r"budget\.\w+=\d+", str(caught.value.mend)))
+    asked["budget"] |= {name.removeprefix("budget."): int(value) for name, value in found.items()}
+    assert set(found) == {"budget.params", "budget.bytes"}
+    derive_shape(build_recipe(asked, where="test"))
+    # None of them could be much stricter.
+    asked["budget"]["params"] = round(0.97 * asked["budget"]["params"])
+    with pytest.raises(ConfigError):
+        derive_shape(build_recipe(asked, where="test"))
+
+
+@pytest.mark.parametrize("heads", [3, 5, 7, 11])
+def test_heads_of_odd_number_leave_sensible_shapes(heads: int) -> None:
+    """Where multiples of 32 that the heads divide are all too wide, other widths are looked at."""
+    shape = search(recipe(heads=heads), prior=fit([]))[0].shape
+    assert shape.heads == heads
+    assert shape.depth >= 3
+
+
+def test_a_vocabulary_follows_the_size_that_four_bits_leave() -> None:
+    asked = build_recipe({"budget": {"bytes": "2MB", "bits": 4}}, where="test")
+    assert all(table_share(one.shape) <= 1.25 * MAX_SHARE for one in search(asked))
 
 
 def test_one_is_one() -> None:

@@ -71,6 +71,13 @@ def test_a_provisional_timing_is_told(data: dict) -> None:
     assert "--measure measures them" not in plan_text({**told, "budget": {**data["budget"], "speed": None}})
 
 
+def test_a_budget_that_stays_unused_is_told() -> None:
+    recipe = build_recipe({"budget": {"params": "1M"}, "model": {"depth": 4, "width": 96}}, where="test")
+    bare = {**propose(recipe, None, shipped_prior(), None, 3), "budget": recipe.budget.model_dump(), "files": None}
+    for shown in (plan_text(bare), plan_page(bare)):
+        assert "Plan 1 uses 79% of the budget" in shown
+
+
 def test_without_speeds_their_columns_are_left_out(data: dict) -> None:
     recipe = build_recipe({"budget": {"params": "300k"}}, where="test")
     bare = {**propose(recipe, None, shipped_prior(), None, 3), "budget": recipe.budget.model_dump(), "files": None}

@@ -42,7 +42,7 @@ class Limit:
     def said(self) -> str:
         """The ceiling for people."""
         if self.key == "budget.speed":
-            return f"{1 / self.ceiling:g} tokens a second"
+            return f"{1 / self.ceiling:,.10g} tokens a second"
         return f"{self.ceiling:,.0f} {self.key.removeprefix('budget.').replace('params', 'parameters')}"
 
 

@@ -43,7 +43,7 @@ def _expansion(shape: ModelConfig) -> str:
     low, high = EXPANSION_RANGE
     text = f"expansion: {expansion:.2f}; the paper's best is {EXPANSION}, [{low:g}, {high:g}] hardly differs (Table 3)"
     if low <= expansion <= high:
-        return f"{text}, so it is what uses the budget up."
+        return f"{text}, so it goes by the budget."
     return f"{text}: this is outside."
 
 

@@ -22,6 +22,8 @@ MIN_VOCAB = 320
 _VOCABULARIES = (MIN_VOCAB, *(k * 256 for k in (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192)))
 # From here on the sizes that k-quants need (multiples of 256) are worth a small detour.
 QUANTISED = 5_000_000
+# From here on the blocks of 32 that every quantised format has.
+BLOCKED = 300_000
 _UNTIED = 1_000_000_000
 
 
@@ -81,7 +83,7 @@ def wanted_head_dim(width: int) -> int:
 def ffn_step(params: int, width: int) -> int:
     """The feed-forward size is a multiple of this: what k-quants need where a model is worth quantising and so wide
     that such a multiple is among the usual expansions."""
-    step = 256 if params >= QUANTISED else 32 if params >= 300_000 else 8
+    step = 256 if params >= QUANTISED else 32 if params >= BLOCKED else 8
     return step if step <= EXPANSION_RANGE[1] * width else 32
 
 

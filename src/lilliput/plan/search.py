@@ -16,7 +16,7 @@ from lilliput.model.config import ModelConfig
 from lilliput.plan.calibration import rate_here
 from lilliput.plan.limits import Limit, Rate, limits_of, parameters_within
 from lilliput.plan.prior import Prior, shipped_prior
-from lilliput.plan.rules import DEFAULT_PARAMS, MAX_SHARE, QUANTISED, rule_size, usual_size
+from lilliput.plan.rules import BLOCKED, DEFAULT_PARAMS, MAX_SHARE, QUANTISED, rule_size, usual_size
 from lilliput.plan.shapes import Frame, check_dimensions
 from lilliput.recipe import Recipe
 
@@ -24,6 +24,8 @@ _MAX_DEPTH, _MAX_WIDTH = 512, 16_384
 _HEAD_DIMS = (16, 32, 64, 128)
 # Half a per cent of bits per byte: as much is given up for rows that divide by 256, since budgets are bytes in the end.
 _DETOUR = 0.005
+# Rows that do not even divide by 32 stay at 16 bits.
+_LONG_DETOUR = 0.02
 # Shares of the greatest depth that are looked at besides, for the front of speed against quality.
 _SHALLOWER = (0.75, 0.5, 0.33, 0.2, 0.1)
 
@@ -70,9 +72,11 @@ def rank(shapes: Sequence[ModelConfig], prior: Prior) -> list[Ranked]:
 
 
 def _detour(shape: ModelConfig) -> float:
-    """What a shape that is worth quantising loses in the order where k-quants have to fall back."""
-    odd = shape.width % 256 or shape.ffn % 256
-    return _DETOUR if odd and shape.parameters() >= QUANTISED else 0.0
+    """What a shape that is worth quantising loses in the order where the quantiser has to fall back."""
+    size = shape.parameters()
+    if size >= BLOCKED and (shape.width % 32 or shape.ffn % 32):
+        return _LONG_DETOUR
+    return _DETOUR if size >= QUANTISED and (shape.width % 256 or shape.ffn % 256) else 0.0
 
 
 def explore(recipe: Recipe, found: Sequence[Ranked], prior: Prior) -> list[Ranked]:
@@ -116,8 +120,9 @@ def _candidates(recipe: Recipe, limits: Sequence[Limit], vocab: int | None) -> I
     for width in _widths(recipe, room):
         frames = _frames(recipe, width, _size(width, room, limits), vocab)
         shapes = [shape for frame in frames for shape in _filled(frame, limits)]
-        if shapes and vocab is None and _slow(limits):
-            # A speed may leave the model far smaller than its width suggests: its own size then tells the vocabulary.
+        if shapes and vocab is None and (_slow(limits) or recipe.budget.bits == 4):
+            # A speed may leave the model far smaller than its width suggests, and so may 4 bits where the quantiser
+            # has to fall back: its own size then tells the vocabulary.
             frames = _frames(recipe, width, max(shape.parameters() for shape in shapes), None)
             shapes = [shape for frame in frames for shape in _filled(frame, limits)]
         if frames and not shapes and not recipe.model.width and width % 256 == 0 and not recipe.model.expansion:
@@ -153,11 +158,12 @@ def _widths(recipe: Recipe, room: int | None) -> Iterator[int]:
         yield recipe.model.width
         return
     limit = _MAX_WIDTH if room is None else int(room**0.5)
-    step = 16 if room and room < 300_000 else 32
+    step = 16 if room and room < BLOCKED else 32
     if heads := recipe.model.heads:
         # Quantised formats want multiples of 32; where heads leave room for few such widths, any that divides will do.
         both = math.lcm(step, 2 * heads)
-        step = both if 3 * both <= limit else 2 * heads
+        roomy = 3 * both <= limit if room is None else usual_size(both) <= room
+        step = both if roomy else 2 * heads
     limit = max(step, limit)
     width = step
     while width <= limit:
@@ -261,9 +267,11 @@ def _nothing_fits(recipe: Recipe, limits: Sequence[Limit], vocab: int | None) ->
     eased = [(index, least) for index in range(len(limits)) if (least := _eased(recipe, limits, index, vocab))]
     if not eased:
         said = " and ".join(limit.said() for limit in limits)
-        return ConfigError(
-            f"no shape{blame} keeps {said} together", where=limits[0].key, mend="ease both, or free a dimension"
-        )
+        together = _eased_together(recipe, limits, vocab)
+        mend = f"together {', '.join(limit.setting() for limit in together)} do" if together else "ease them all"
+        free = ", or free a dimension" if fixed else ""
+        at_once = " together" if len(limits) > 1 else ""
+        return ConfigError(f"no shape{blame} keeps {said}{at_once}", where=limits[0].key, mend=mend + free)
     index, least = min(eased, key=lambda one: one[1].ceiling / limits[one[0]].ceiling)
     others = [limit for other, limit in enumerate(limits) if other != index]
     beside = f" and {' and '.join(limit.said() for limit in others)}" if others else ""
@@ -278,17 +286,40 @@ def _eased(recipe: Recipe, limits: Sequence[Limit], index: int, vocab: int | Non
     """The limit at `index` eased just so far, within 1 %, that a shape fits beside the others; None if even 1,000
     times does not help."""
 
-    def fits(ceiling: float) -> bool:
-        tried = [limit.at(ceiling) if place == index else limit for place, limit in enumerate(limits)]
+    def fits(factor: float) -> bool:
+        tried = [limit.at(limit.ceiling * (factor if place == index else 1)) for place, limit in enumerate(limits)]
         return next(_candidates(recipe, tried, vocab), None) is not None
 
-    low = limits[index].ceiling
-    high = 2 * low
+    factor = _least_factor(fits)
+    return limits[index].at(limits[index].ceiling * factor) if factor else None
+
+
+def _eased_together(recipe: Recipe, limits: Sequence[Limit], vocab: int | None) -> list[Limit]:
+    """All limits eased by one factor until a shape fits, then each drawn back as far as the others let it; none if
+    even 1,000 times does not help."""
+
+    def fits(factor: float) -> bool:
+        tried = [limit.at(limit.ceiling * factor) for limit in limits]
+        return next(_candidates(recipe, tried, vocab), None) is not None
+
+    factor = _least_factor(fits)
+    if not factor:
+        return []
+    found = [limit.at(limit.ceiling * factor) for limit in limits]
+    for place, limit in enumerate(limits):
+        back = [limit if other == place else kept for other, kept in enumerate(found)]
+        found[place] = _eased(recipe, back, place, vocab) or found[place]
+    return found
+
+
+def _least_factor(fits: Callable[[float], bool]) -> float | None:
+    """The least factor above 1, within 1 %, that fits; None if even 1,000 does not."""
+    low, high = 1.0, 2.0
     while not fits(high):
         low, high = high, 2 * high
-        if high > 1000 * limits[index].ceiling:
+        if high > 1000:
             return None
     while high - low > 0.01 * high:
         middle = (low + high) / 2
         low, high = (low, middle) if fits(middle) else (middle, high)
-    return limits[index].at(high)
+    return high

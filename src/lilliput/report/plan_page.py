@@ -17,6 +17,7 @@ from lilliput.report.plan_text import (
     run_table,
     size,
     term_table,
+    unused_lines,
 )
 from lilliput.report.text import amount
 
@@ -35,7 +36,7 @@ def plan_page(data: Mapping[str, Any]) -> str:
     ]
     sections = [
         tiles(shown),
-        card("Plans", figures(*plan_table(plans)) + note(EXPECTED)),
+        card("Plans", figures(*plan_table(plans)) + "".join(map(note, [*unused_lines(data), EXPECTED]))),
         card("What they cost", figures(*cost_table(plans)) + "".join(map(note, provisional_lines(data)))),
         card("Speed against quality", front_chart(data["front"], plans)),
         card("Why plan 1 is as it is", bullets([*best["rules"], *fallback_lines(best)])),

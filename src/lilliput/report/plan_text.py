@@ -10,6 +10,8 @@ from lilliput.report.text import aligned, amount
 
 Table = tuple[list[str], list[list[str]]]
 _FRONT = 10
+# Below this share of the budget a person may wonder.
+_USED = 0.85
 EXPECTED = (
     "Expected: bits per byte against plan 1, lower is better, with the 95 % interval of what runs have shown so far. "
     "Training each plan on the same text would tell."
@@ -19,7 +21,8 @@ EXPECTED = (
 def plan_text(data: Mapping[str, Any]) -> str:
     """Tables of the plans, why the first is as it is, and what was written."""
     plans = data["plans"]
-    parts = [_text(plan_table(plans)), EXPECTED, _text(cost_table(plans)), *provisional_lines(data)]
+    parts = [_text(plan_table(plans)), *unused_lines(data), EXPECTED, _text(cost_table(plans))]
+    parts += provisional_lines(data)
     best = plans[0]
     parts.append("why plan 1 is as it is\n" + "\n".join(f"  {line}" for line in best["rules"]))
     if falls := fallback_lines(best):
@@ -33,6 +36,18 @@ def plan_text(data: Mapping[str, Any]) -> str:
     if data["files"]:
         parts.append("\n".join(f"{name:<5} {path}" for name, path in data["files"].items()))
     return "\n\n".join(parts)
+
+
+def unused_lines(data: Mapping[str, Any]) -> list[str]:
+    """Said where what is fixed leaves a good part of the budget unused."""
+    best, budget = data["plans"][0], data["budget"]
+    used = [best[name] / budget[key] for key, name in (("params", "parameters"), ("bytes", "bytes")) if budget[key]]
+    if not used or budget["speed"] or max(used) >= _USED:
+        return []
+    return [
+        f"Plan 1 uses {max(used):.0%} of the budget: what is fixed, and expansions of 2 to 4, leave no larger shape; "
+        "--expansion takes others."
+    ]
 
 
 def provisional_lines(data: Mapping[str, Any]) -> list[str]:

@@ -161,6 +161,22 @@ def test_what_cannot_be_is_refused(
     assert not (tmp_path / "child").exists()
 
 
+def test_nobodys_files_are_written_over(corpus: Path, teacher: Path, store: Store, tmp_path: Path) -> None:
+    asked = recipe(corpus, teacher, *SHAPE, "inherit.neurons=l2")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match=r"thesis\.txt"):
+        inherit_model(asked, mine, store, CPU)
+    assert (mine / "thesis.txt").read_text() == "years of work"
+    with pytest.raises(ConfigError, match="made from"):
+        inherit_model(asked, teacher, store, CPU)
+    out = tmp_path / "child"
+    inherit_model(asked, out, store, CPU)
+    again = inherit_model(recipe(corpus, teacher, *SHAPE, "inherit.neurons=l1"), out, store, CPU)
+    assert again["neurons"]["how"] == "l1"
+
+
 def test_damaged_weights_are_refused_by_name(corpus: Path, teacher: Path, tmp_path: Path) -> None:
     copy = tmp_path / "damaged"
     shutil.copytree(teacher, copy)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from lilliput.plan.search import rule_vocabulary
 from lilliput.progress import Progress, say, warn
 from lilliput.recipe import Recipe, SourceSpec
 from lilliput.report.tokenizer_page import compact_page
-from lilliput.store import atomic_dir, write_atomic, write_json
+from lilliput.store import atomic_dir, check_replaceable, write_atomic, write_json
 from lilliput.tokenizer.changes import LOOKED_AT, changes
 from lilliput.tokenizer.compact import Compaction, Compactor, check_size
 from lilliput.tokenizer.count import count_corpus, count_texts
@@ -155,7 +153,7 @@ def compact_folder(
     no corpus beside it, what only the corpus can tell stays open. body: the model it is for, if not the one there.
     Returns the report with the places of what was written. Raises UserError before anything is written.
     """
-    _check_out(out, place)
+    check_replaceable(out, _OURS, {"ids.json", "report.json"}, never=(place, place.parent))
     if isinstance(asked, int):
         check_size(source, asked)
     own = _body_of(place)
@@ -192,24 +190,6 @@ def compact_folder(
         write_json(folder / "report.json", report)
         write_atomic(folder / "report.html", compact_page(report))
     return _answer(report, out, body, len(proofs))
-
-
-def _check_out(out: Path, place: Path) -> None:
-    """Only an earlier compaction, with nothing else beside it, is written over; and never the tokenizer itself."""
-    reason = None
-    nearest = next(folder for folder in (out, *out.parents) if folder.exists())
-    if out.exists() and not out.is_dir():
-        reason = "there is a file of that name"
-    elif out.resolve() in (place.resolve(), place.resolve().parent):
-        reason = "that is where the tokenizer itself lies"
-    elif out.is_dir() and (names := {file.name for file in out.iterdir()}):
-        foreign = [name for name in names if not any(fnmatch(name, ours) for ours in _OURS)]
-        if foreign or not {"ids.json", "report.json"} <= names:
-            reason = "the folder is not empty" + (f": it holds {min(foreign)}" if foreign else "")
-    elif not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        reason = "nothing can be written there"
-    if reason:
-        raise ConfigError(reason, where=str(out), mend="give another --out")
 
 
 def _counts(

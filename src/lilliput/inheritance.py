@@ -41,13 +41,27 @@ from lilliput.recipe import InheritSettings, Recipe, TrainSettings
 from lilliput.report.inherit_page import inherit_page
 from lilliput.results import up_to
 from lilliput.settle import check_request, identify
-from lilliput.store import Stage, Store, atomic_dir, canonical_hash, file_hash, write_atomic, write_json
+from lilliput.store import (
+    Stage,
+    Store,
+    atomic_dir,
+    canonical_hash,
+    check_replaceable,
+    file_hash,
+    write_atomic,
+    write_json,
+)
 from lilliput.texts import Texts, tell
 from lilliput.train.derive import derive, flops
 from lilliput.train.order import permute
 
 # Raised when the child changes for the same settings, so that an older one is not taken for it.
 _FORMAT = 1
+# What `lilliput inherit` writes.
+_OURS = (
+    "inherit.json", "report.html", "lilliput.json", "config.json", "generation_config.json", "*.safetensors",
+    "tokenizer.json", "tokenizer_config.json", "README.md", "*.py", "LICEN[SC]E*", "NOTICE*", "COPYING*",
+)  # fmt: skip
 # Text that layers are judged by, and that teacher and child are scored on.
 _LAYER_BYTES = 65_536
 _SCORED_BYTES = 500_000
@@ -85,6 +99,8 @@ def inherit_model(recipe: Recipe, out: Path, store: Store, device: torch.device)
     Returns the report with the places of what was written. Raises UserError before any work where the request cannot
     be met. The same call goes on where a killed one stopped, and copies what was carved before.
     """
+    place = Path(str(recipe.inherit.teacher)).expanduser()
+    check_replaceable(out, _OURS, {"inherit.json"}, never=(place, place.parent))
     check_request(recipe)
     texts = Texts(recipe, identify(recipe), store.stage)
     corpus = texts.corpus()

@@ -14,15 +14,16 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lilliput.errors import StorageError
+from lilliput.errors import ConfigError, StorageError
 from lilliput.progress import say
 
 _READ = 1 << 20
@@ -121,6 +122,28 @@ def atomic_dir(path: Path | str) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     fsync_dir(path.parent)
+
+
+def check_replaceable(out: Path, ours: Sequence[str], marks: set[str], never: Sequence[Path] = ()) -> None:
+    """Refuse to write the folder `out` over anything but an earlier one of its kind, with nothing else beside it.
+
+    ours: patterns of the names that such a folder holds; marks: those that every one has. never: where what it is made
+    from lies. Raises ConfigError.
+    """
+    reason = None
+    nearest = next(folder for folder in (out, *out.parents) if folder.exists())
+    if out.exists() and not out.is_dir():
+        reason = "there is a file of that name"
+    elif out.resolve() in {place.resolve() for place in never}:
+        reason = "that is what it is made from"
+    elif out.is_dir() and (names := {file.name for file in out.iterdir()}):
+        foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in ours)]
+        if foreign or not marks <= names:
+            reason = "the folder is not empty" + (f": it holds {min(foreign)}" if foreign else "")
+    elif not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        reason = "nothing can be written there"
+    if reason:
+        raise ConfigError(reason, where=str(out), mend="give another --out")
 
 
 def clear_abandoned(path: Path) -> None:

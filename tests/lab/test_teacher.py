@@ -59,3 +59,23 @@ def test_a_study_without_a_teacher_has_none_to_name(tmp_path: Path, write_study:
     with pytest.raises(ConfigError, match="TEACHER") as caught:
         run_study(study, results=tmp_path / "results", store=Store(tmp_path / "store"))
     assert "teacher:" in str(caught.value.mend)
+
+
+def test_children_of_one_teacher_are_compared(tmp_path: Path, write_study: Write, shared_store: Store) -> None:
+    child = ["inherit.teacher=$TEACHER", "inherit.layers=first"]
+    child += ["model.depth=1", "budget.params=null", "model.context=null"]
+    arms = {"scratch": ["tokenizer.from=$TEACHER", "model.depth=1"], "l2": [*child, "inherit.neurons=l2"]}
+    reaches = [{"arm": "l2", "versus": "scratch", "at_least": 3}]
+    study = write_study(
+        arms=arms, teacher={"train.tokens": 16_384}, seeds=1, claims=[], reaches=reaches, more={"train.eval_every": 2}
+    )
+    found = run_study(study, results=tmp_path / "results", store=shared_store)
+    row = found["reaches"][0]
+    assert row["seeds"][0]["level"] > 0
+    assert row["verdict"] in ("inconclusive", "not supported")  # one seed never supports
+    cell = read_json(tmp_path / "results" / "mine" / "cells" / "l2-seed0.json")
+    assert cell["inherit"]["layers"]["kept"] == [0]
+    assert found["arms"][1]["start"] == pytest.approx(cell["inherit"]["bits_per_byte"]["child"]["value"])
+    text = (tmp_path / "results" / "mine" / "README.md").read_text()
+    assert "right after carving" in text
+    assert "fewer tokens" in text or "not reached" in text

@@ -43,7 +43,7 @@ def summarise_study(
         row: dict[str, Any] = {"name": arm, "settings": settings, "seeds": len(own), "failed": lost}
         if own:
             gain = None if arm == base else _gain(measured, arm, base, variance)
-            row |= levels[arm].to_dict() | {"gain": gain} | _cost(own) | {"speed": speeds(own)}
+            row |= levels[arm].to_dict() | {"gain": gain} | _cost(own) | {"speed": speeds(own), "start": _start(own)}
         arms.append(row)
     return {
         "study": study.name,
@@ -78,6 +78,12 @@ def _gain(
         return compare(measured, arm, base, variance=variance).to_dict()
     except ConfigError:
         return None  # no shared seed yet, or other documents: there is no gain to show
+
+
+def _start(own: list[dict[str, Any]]) -> float | None:
+    """Bits per byte of an inherited model before any training, on the held-out part of its corpus."""
+    found = [cell["inherit"]["bits_per_byte"]["child"]["value"] for cell in own if "inherit" in cell]
+    return sum(found) / len(found) if found else None
 
 
 def _cost(own: list[dict[str, Any]]) -> dict[str, Any]:

@@ -40,6 +40,8 @@ def table(summary: dict[str, Any]) -> str:
     head += ["parameters", "tokens", "time a cell"]
     batches = sorted({batch for arm in summary["arms"] for batch in arm.get("speed", {})}, key=int)
     head += [f"tokens/s, batch {batch}" for batch in batches]
+    inherited = any(arm.get("start") is not None for arm in summary["arms"])
+    head += ["right after carving"] if inherited else []
     lines = [_line(head), _line(["---"] * len(head))]
     for arm in summary["arms"]:
         if not arm["seeds"]:
@@ -60,10 +62,15 @@ def table(summary: dict[str, Any]) -> str:
                     count(arm["tokens"]),
                     duration(arm["seconds"]),
                     *(f"{arm['speed'][batch]:.1f}" if batch in arm["speed"] else "" for batch in batches),
+                    *([_number(arm["start"])] if inherited else []),
                 ]
             )
         )
     return "\n".join(lines) + "\n"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _line(cells: list[str]) -> str:
@@ -139,6 +146,8 @@ def readme(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:
         "see docs/evaluate.md."
         + (" Arms with fewer seeds are shown as at the average seed." if summary["more_seeds"] else "")
     )
+    if any(arm.get("start") is not None for arm in summary["arms"]):
+        parts.append("Right after carving: on the held-out part of the corpus; the rest on the text named below.")
     if summary["correlations"]:
         parts.append(_ABOUT_CORRELATIONS)
     if any(arm.get("speed") for arm in summary["arms"]):

@@ -227,7 +227,7 @@ def test_a_coverage_reads_the_same_everywhere() -> None:
 
 
 def test_neither_the_source_nor_other_peoples_files_are_written_over(big: Path, corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="where the tokenizer itself lies"):
+    with pytest.raises(ConfigError, match="what it is made from"):
         compact_here(big, corpus, big, 500)
     compact_here(big, corpus, tmp_path / "out", 500)
     (tmp_path / "out" / "mine.txt").write_text("mine")

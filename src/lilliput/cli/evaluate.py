@@ -52,7 +52,6 @@ def evaluate(
     folder = None if data is None else data.expanduser()
     tasks: list[Task] = [open_task(name, folder) for name in dict.fromkeys(task or [])]
     decoder, tokenizer = load_model_dir(path, place)
-    decoder.eval()
     answer: dict[str, Any] = {"model": str(path.absolute()), "bits_per_byte": None}
     if sources:
         answer |= _on_text(decoder, tokenizer, sources, field, place)

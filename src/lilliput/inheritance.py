@@ -8,52 +8,21 @@ its held-out part.
 from __future__ import annotations
 
 import shutil
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from lilliput.corpus.documents import Documents
+from lilliput.carving import Carving
 from lilliput.corpus.shards import Shards
-from lilliput.device import total_memory
-from lilliput.evaluate.bits import Bits, bits_per_byte
-from lilliput.export.hf import save_model_dir
-from lilliput.export.teacher import Teacher
-from lilliput.inherit.layers import LayerScores, choose_layers, score_layers
-from lilliput.inherit.masks import Learned, MaskSettings, learn
-from lilliput.inherit.neurons import Scores, choose, scores_of
-from lilliput.inherit.taylor import calibration, taylor
 from lilliput.lineage import child_of, teacher_of
-from lilliput.model.carve import Kept, carve, child_config
-from lilliput.model.config import ModelConfig
-from lilliput.model.decoder import Decoder
-from lilliput.model.group import group_model
-from lilliput.plan.child import before_grouping
 from lilliput.plan.rules import describe
-from lilliput.progress import count, say
-from lilliput.recipe import InheritSettings, Recipe, TrainSettings
+from lilliput.recipe import Recipe
 from lilliput.report.inherit_page import inherit_page
-from lilliput.results import up_to
 from lilliput.settle import check_request, identify
-from lilliput.store import (
-    Stage,
-    Store,
-    atomic_dir,
-    canonical_hash,
-    check_replaceable,
-    file_hash,
-    write_atomic,
-    write_json,
-)
+from lilliput.store import Stage, Store, atomic_dir, canonical_hash, check_replaceable, write_atomic, write_json
 from lilliput.texts import Texts, tell
-from lilliput.train.derive import derive, flops
-from lilliput.train.order import permute
 
 # Raised when the child changes for the same settings, so that an older one is not taken for it.
 _FORMAT = 1
@@ -62,35 +31,6 @@ _OURS = (
     "inherit.json", "report.html", "lilliput.json", "config.json", "generation_config.json", "*.safetensors",
     "tokenizer.json", "tokenizer_config.json", "README.md", "*.py", "LICEN[SC]E*", "NOTICE*", "COPYING*",
 )  # fmt: skip
-# Text that layers are judged by, and that teacher and child are scored on.
-_LAYER_BYTES = 65_536
-_SCORED_BYTES = 500_000
-# Work that leaving layers out may cost, FLOPs: about a minute on two cores. Layers are compared on the same text, so
-# little of it tells much.
-_LAYER_FLOPS = 6e12
-_LEAST_BYTES = 4096
-# Share of the machine's memory that a whole teacher may take.
-_ROOM = 0.5
-# Steps and windows a step where the masks' text is not set. The paper took 3200 steps of 32 × 4096 tokens (2310.06694);
-# tiny models settle sooner (docs/inherit.md).
-_MASK_STEPS, _MASK_WINDOWS = 400, 8
-
-
-@dataclass
-class _Cost:
-    """Seconds and FLOPs by part of the work."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    flops: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        """Add what the block takes to `name`."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
 
 
 def inherit_model(recipe: Recipe, out: Path, store: Store, device: torch.device) -> dict[str, Any]:
@@ -111,7 +51,9 @@ def inherit_model(recipe: Recipe, out: Path, store: Store, device: torch.device)
         return Shards(texts.shards(corpus, tokenizer).path, "train", tokenizer.hash)
 
     stage = inherit_stage(texts, corpus, compacted, shards, store.root / "inherit", device)
-    report = {**stage.manifest, "child": {**stage.manifest["child"], "place": str(out)}}
+    told = stage.manifest
+    places = {"teacher": place, "child": out}
+    report = {**told, **{name: {**told[name], "place": str(where)} for name, where in places.items()}}
     _copy(stage, report, out)
     bits = report["bits_per_byte"]
     return {
@@ -162,7 +104,7 @@ def inherit_stage(
     unfinished = work / f"unfinished-{canonical_hash(key)[:24]}"
 
     def build(folder: Path) -> dict[str, Any]:
-        return _Inheritance(asked, teacher, shape, corpus.path, shards, unfinished, device).build(folder)
+        return Carving(asked, teacher, shape, corpus.path, shards, unfinished, device).build(folder)
 
     stage = texts.stage("inherit", key, build)
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -170,174 +112,3 @@ def inherit_stage(
     before = f", the teacher {bits['teacher']['value']:.4f}" if bits["teacher"] else ""
     tell("inherit", stage, f"{describe(shape)}; {bits['child']['value']:.4f} bits per byte right after{before}")
     return stage
-
-
-@dataclass(frozen=True)
-class _Inheritance:
-    """One carving: `build` writes the child."""
-
-    asked: Recipe
-    teacher: Teacher
-    shape: ModelConfig
-    corpus: Path
-    shards: Callable[[], Shards]
-    work: Path
-    device: torch.device
-    cost: _Cost = field(default_factory=_Cost)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def how(self) -> InheritSettings:
-        return self.asked.inherit
-
-    @cached_property
-    def model(self) -> Decoder:
-        """The whole teacher, fp32. Only what runs it asks for it."""
-        return self.teacher.model(self.device)
-
-    @property
-    def plain(self) -> ModelConfig:
-        """The child before its key-value heads are put together."""
-        return before_grouping(self.teacher.config, self.shape)
-
-    def build(self, folder: Path) -> dict[str, Any]:
-        """Choose, carve, score and write; returns the report."""
-        layers, scores = self._layers()
-        if self.how.neurons == "learned":
-            learned = self._learned(layers)
-            child, kept, rows = learned.child, learned.kept, learned.log
-        else:
-            kept, rows = self._chosen(layers or ()), None
-            with self.cost.of("carve"):
-                child = self._carved(kept)
-        if self.shape.kv_heads != child.config.kv_heads:
-            child = group_model(child, self.shape.kv_heads, self.how.group, self.asked.seed)
-            told = f"{self.plain.kv_heads} key-value heads put together to {self.shape.kv_heads} by {self.how.group}"
-            self.notes.append(told)
-        report = self._report(kept, scores, rows, child)
-        info = {"inherit": {name: report[name] for name in ("teacher", "layers", "neurons", "bits_per_byte", "cost")}}
-        model = folder / "model"
-        save_model_dir(model, child.to(self.teacher.dtype), self.teacher.tokenizer, info, beside=self.teacher.beside())
-        for file in model.iterdir():
-            file.rename(folder / file.name)
-        model.rmdir()
-        return {**report, "weights": file_hash(folder / "model.safetensors")}
-
-    def _layers(self) -> tuple[tuple[int, ...] | None, LayerScores | None]:
-        """(the layers to keep, None where the masks choose; how much each matters, None where that was not asked)."""
-        depth, count_, how = self.teacher.config.depth, self.shape.depth, layers_how(self.how)
-        if how == "learned":
-            return None, None
-        if how != "importance" or count_ == depth:
-            return choose_layers(how if how != "importance" else "first", depth, count_), None
-        texts = self._sample(self._layer_bytes())
-        with self.cost.of("layers"):
-            scores = score_layers(self.model, self.teacher.tokenizer, texts)
-        # A forward pass is a third of a step; sliding windows read most tokens twice.
-        tokens = sum(len(ids) for ids in map(self.teacher.tokenizer.encode, texts))
-        self.cost.flops["layers"] = 2 / 3 * flops(self.teacher.config, tokens) * (1 + 3 * (depth - 1))
-        return choose_layers(how, depth, count_, scores.importance()), scores
-
-    def _layer_bytes(self) -> int:
-        """Bytes of text to judge layers by: fewer for a large teacher, whose every layer is left out in turn."""
-        config = self.teacher.config
-        each = flops(config, 1) / 3 * 2  # forward alone; sliding windows read most tokens twice
-        affordable = _LAYER_FLOPS / (each * 3 * config.depth)  # tokens, of about three bytes or more
-        return int(min(_LAYER_BYTES, max(_LEAST_BYTES, 3 * affordable)))
-
-    def _sample(self, size: int) -> list[str]:
-        """Training documents in a random order that follows from the seed, `size` bytes of them."""
-        documents = Documents(self.corpus, "train")
-        order = permute(np.arange(len(documents)), len(documents), self.asked.seed)
-        return list(up_to((documents[int(index)] for index in order), size))
-
-    def _chosen(self, layers: tuple[int, ...]) -> Kept:
-        """What to keep by scores."""
-        plain, parent = self.plain, self.teacher.config
-        with self.cost.of("scores"):
-            scores = self._scores()
-        return choose(scores, parent, layers, hidden=plain.width, ffn=plain.ffn, kv_heads=plain.kv_heads)
-
-    def _scores(self) -> Scores:
-        how, seed = self.how.neurons, self.asked.seed
-        if how != "taylor":
-            return scores_of(self.teacher.tensors(), self.teacher.config, how, seed)
-        documents = Documents(self.corpus, "train")
-        windows = calibration(
-            self.teacher.tokenizer, documents, self.teacher.config.context, self.how.sequences, seed  # type: ignore[arg-type]
-        )
-        self.cost.flops["scores"] = flops(self.teacher.config, sum(window.numel() - 1 for window in windows))
-        return taylor(self.model, windows, self.how.taylor)
-
-    def _carved(self, kept: Kept) -> Decoder:
-        """The child's weights, read from the teacher's files one tensor at a time."""
-        child = Decoder(child_config(self.teacher.config, kept))
-        own = child.state_dict()
-        for name, tensor in carve(self.teacher.tensors(), self.teacher.config, kept):
-            own[name].copy_(tensor)
-        return child
-
-    def _learned(self, layers: tuple[int, ...] | None) -> Learned:
-        """Learned masks; interrupted learning goes on in `work`."""
-        asked, shards, config = self.how.masks, self.shards(), self.teacher.config
-        settings = MaskSettings(mask_rate=asked.lr, lambda_rate=asked.penalty_lr, weight_rate=asked.weight_lr)
-        batch = asked.batch_tokens or _MASK_WINDOWS * config.context
-        train = TrainSettings(tokens=asked.tokens or _MASK_STEPS * batch, batch_tokens=batch, lr=asked.weight_lr)
-        total, size = len(shards.tokens), int(shards.bytes.sum(dtype="u8"))
-        run, _ = derive(train, config, total, size, self.asked.seed, self.device)
-        say(f"masks      {count(run.tokens)} tokens in {run.steps} steps")
-        self.cost.flops["masks"] = flops(config, run.tokens)
-        with self.cost.of("masks"):
-            return learn(
-                self.model, self.plain, shards, run, self.work, device=self.device, settings=settings, layers=layers
-            )
-
-    def _report(
-        self, kept: Kept, scores: LayerScores | None, rows: list[dict[str, Any]] | None, child: Decoder
-    ) -> dict[str, Any]:
-        texts = list(up_to(Documents(self.corpus, "dev"), min(_SCORED_BYTES, self.asked.evaluate.bytes)))
-        with self.cost.of("evaluate"):
-            after = self._bits(child.float().to(self.device), texts, "child")
-            before = self._bits(self.model, texts, "teacher") if self._fits() else None
-        parent = self.teacher.config
-        return {
-            "teacher": {
-                "place": str(self.teacher.place), "kind": self.teacher.kind,
-                "parameters": parent.parameters(), "shape": parent.identity(),
-            },
-            "child": {"place": "", "parameters": self.shape.parameters(), "shape": self.shape.identity()},
-            "parameters": self.shape.parameters(),
-            "layers": {
-                "how": layers_how(self.how), "kept": list(kept.layers), "scores": scores.to_dict() if scores else None,
-            },
-            "neurons": {
-                "how": self.how.neurons,
-                "kept": {"hidden": len(kept.hidden), "ffn": len(kept.ffn[0]), "kv_heads": len(kept.kv_head[0])},
-                "hidden": list(kept.hidden),
-                "heads": [list(members) for members in kept.kv_head],
-            },
-            "held_out": {"documents": len(texts), "bytes": sum(len(text.encode()) for text in texts)},
-            "masks": {"rows": rows} if rows is not None else None,
-            "bits_per_byte": {"teacher": before.to_dict() if before else None, "child": after.to_dict()},
-            "cost": {
-                "seconds": {name: round(value, 2) for name, value in self.cost.seconds.items()},
-                "flops": self.cost.flops,
-            },
-            "notes": self.notes,
-        }  # fmt: skip
-
-    def _fits(self) -> bool:
-        """Whether the whole teacher, fp32, has room here."""
-        need, room = 4 * self.teacher.config.parameters(), _ROOM * (total_memory() or 8 << 30)
-        if need <= room:
-            return True
-        self.notes.append(f"the teacher was not scored: it takes {count(need)}B of memory")
-        return False
-
-    def _bits(self, model: Decoder, texts: list[str], title: str) -> Bits:
-        return bits_per_byte(model, self.teacher.tokenizer, texts, title=f"evaluating the {title}")
-
-
-def layers_how(how: InheritSettings) -> str:
-    """How layers are chosen: by the masks where those are learned and nothing else is asked, else by importance."""
-    return how.layers or ("learned" if how.neurons == "learned" else "importance")

@@ -107,6 +107,10 @@ class Run:
         if out.exists() and not out.is_dir():
             raise ConfigError("the run directory is a file", where=str(out), mend="give another --out")
         world = parallel.start(chosen)
+        if world.size > 1 and (recipe.inherit.distil or recipe.inherit.neurons == "learned"):
+            reason = "masks and distillation are learned in one process"
+            mend = "start it without torchrun, or `lilliput inherit` first and then from=CHILD"
+            raise ConfigError(reason, where="inherit", mend=mend)
         if not world.main:
             configure(quiet=True)
         return cls(recipe, identify(recipe), out.absolute(), store, chosen, world)

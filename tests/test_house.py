@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,10 @@ def test_only_progress_and_the_command_line_print(name):
 def test_every_module_says_what_it_is():
     silent = [name for name in FILES if _tree(name).body and not ast.get_docstring(_tree(name))]
     assert silent == []
+
+
+def test_a_wheel_holds_every_file():
+    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
+    held = {file for pattern in packaged["lilliput"] for file in SOURCE.glob(pattern)}
+    others = {file for file in SOURCE.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
+    assert others == held

@@ -53,9 +53,10 @@ def test_a_run_keeps_the_shape_it_was_settled_with(
     monkeypatch.setenv("LILLIPUT_STORE", str(calibrated))
     text = tmp_path / "text.txt"
     text.write_text("the cat sat on the mat and the dog sat on the log\n" * 400, encoding="utf-8")
-    timed(calibrated, 100e-6)
+    timed(calibrated, 300e-6)
     first = make(recipe(text), tmp_path / "run", Store())
-    assert 1 <= first["shape"]["depth"] <= 1 / SPEED / 100e-6
+    # Whatever runs have shown to be best, no more than one layer is fast enough; below, two are.
+    assert first["shape"]["depth"] == 1
     for lost in ("results.json", "model"):
         (tmp_path / "run" / lost).rename(tmp_path / lost)
     timed(calibrated, 30e-6)

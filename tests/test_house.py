@@ -65,7 +65,7 @@ def test_every_module_says_what_it_is():
 
 
 def test_a_wheel_holds_every_file():
-    packaged = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["package-data"]
-    held = {file for pattern in packaged["lilliput"] for file in SOURCE.glob(pattern)}
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    held = {file for pattern in settings["package-data"]["lilliput"] for file in SOURCE.glob(pattern)}
     others = {file for file in SOURCE.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
     assert others == held

@@ -89,6 +89,11 @@ def test_a_carve_that_removes_nothing_is_the_teacher(corpus: Path, teacher: Path
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_named_layers_say_how_many(corpus: Path, teacher: Path, store: Store, tmp_path: Path) -> None:
+    asked = recipe(corpus, teacher, "inherit.layers=keep=0,3", "inherit.neurons=l2")
+    assert inherit_model(asked, tmp_path / "child", store, CPU)["layers"]["kept"] == [0, 3]
+
+
 def test_heads_are_put_together(corpus: Path, teacher: Path, store: Store, tmp_path: Path) -> None:
     grouped = recipe(corpus, teacher, "model.kv_heads=2", "inherit.neurons=l2")
     found = inherit_model(grouped, tmp_path / "child", store, CPU)

@@ -156,10 +156,8 @@ class Carving:
         how, seed = self.how.neurons, self.asked.seed
         if how != "taylor":
             return scores_of(self.teacher.tensors(), self.teacher.config, how, seed)
-        documents = Documents(self.corpus, "train")
-        windows = calibration(
-            self.teacher.tokenizer, documents, self.teacher.config.context, self.how.sequences, seed  # type: ignore[arg-type]
-        )
+        documents, context = Documents(self.corpus, "train"), self.teacher.config.context
+        windows = calibration(self.teacher.tokenizer, documents, context, self.how.sequences, seed)
         self.cost.flops["scores"] = flops(self.teacher.config, sum(window.numel() - 1 for window in windows))
         return taylor(self.model, windows, self.how.taylor)
 

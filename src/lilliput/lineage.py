@@ -29,8 +29,10 @@ def child_of(recipe: Recipe, teacher: ModelConfig) -> ModelConfig:
     """The shape that a recipe asks to carve out of `teacher`; ConfigError names the nearest that can be."""
     asked = recipe.model
     ffn = asked.ffn or (asked.expansion and max(1, round(asked.expansion * (asked.width or teacher.width)))) or None
+    named = recipe.inherit.layers or ""
     target = Target(
-        layers=asked.depth,
+        # Layers that are named say how many there are.
+        layers=asked.depth or (named.count(",") + 1 if named.startswith("keep=") else None),
         hidden=asked.width,
         heads=asked.heads,
         kv_heads=asked.kv_heads,

@@ -34,6 +34,7 @@ from lilliput.train.memory import step_bytes
 from lilliput.train.order import permute
 
 if TYPE_CHECKING:
+    from lilliput.corpus.documents import Documents
     from lilliput.model.config import ModelConfig
     from lilliput.model.decoder import Decoder
     from lilliput.tokenizer.load import Tokenizer
@@ -75,7 +76,7 @@ def taylor_bytes(config: ModelConfig, how: str = "mix", length: int | None = Non
 
 
 def calibration(
-    tokenizer: Tokenizer, documents: Sequence[str], length: int, sequences: int = 128, seed: int = 0
+    tokenizer: Tokenizer, documents: Sequence[str] | Documents, length: int, sequences: int = 128, seed: int = 0
 ) -> list[Tensor]:
     """Text to take gradients over: at most `sequences` windows, int64 (1, length + 1).
 

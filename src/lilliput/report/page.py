@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from lilliput.plan.rules import counted
 from lilliput.progress import duration
 from lilliput.report.chart import Row, Series, dot_chart, line_chart
 from lilliput.report.look import bullets, card, html_page, note, tiles
@@ -36,7 +37,8 @@ def _subtitle(results: Mapping[str, Any]) -> str:
     shape = results.get("shape") or {}
     parts = ["A tiny language model made by Lilliput"]
     if {"depth", "width", "heads"} <= set(shape):
-        parts.append(f"{shape['depth']} layers × width {shape['width']}, {shape['heads']} heads")
+        layers, heads = counted(shape["depth"], "layer"), counted(shape["heads"], "head")
+        parts.append(f"{layers} × width {shape['width']}, {heads}")
     if shape.get("vocab_size"):
         parts.append(f"{amount(shape['vocab_size'])} pieces")
     if shape.get("context"):

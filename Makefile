@@ -4,8 +4,10 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
-# Tests never reach for the network.
-OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+# Tests never reach for the network. They run in a process for each core, so each takes one thread; the tests of a file stay
+# together, since they share what is slow to make.
+OFFLINE := HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1
+PYTEST := $(OFFLINE) $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: help setup demo test test-all lint bench clean
 
@@ -23,10 +25,10 @@ demo: $(VENV)/.core
 setup: $(VENV)/.all
 
 test: lint
-	$(OFFLINE) $(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-all: lint
-	$(OFFLINE) $(BIN)/python -m pytest -q -m "slow or not slow"
+	$(PYTEST) -m "slow or not slow"
 
 lint: $(VENV)/.all
 	$(BIN)/ruff check .

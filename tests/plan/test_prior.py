@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lilliput.errors import ConfigError
 from lilliput.model.config import ModelConfig
-from lilliput.plan.evidence import Run, collect, shipped_runs
+from lilliput.plan.evidence import Run, collect, distinct, shipped_runs
 from lilliput.plan.explain import explanation
 from lilliput.plan.prior import TERMS, features, fit, fitted
 from lilliput.store import read_json
@@ -192,3 +192,10 @@ def test_a_result_with_impossible_values_is_named(tmp_path: Path, key: str, valu
     with pytest.raises(ConfigError) as caught:
         collect(tmp_path)
     assert "a.json" in str(caught.value.where)
+
+
+def test_a_cell_of_two_studies_is_one_run() -> None:
+    runs = shipped_runs()
+    again = [replace(run, study="another", arm="the same") for run in runs]
+    assert distinct([*runs, *again]) == distinct(runs) == runs
+    assert distinct([runs[0], replace(runs[0], seed=runs[0].seed + 1)])[1:]

@@ -116,13 +116,13 @@ def _recipe(
 
 
 def _prior(evidence: list[Path]) -> Any:
-    from lilliput.plan.evidence import collect, shipped_runs
+    from lilliput.plan.evidence import collect, distinct, shipped_runs
     from lilliput.plan.prior import fit, shipped_prior
 
     if not evidence:
         return shipped_prior()
     runs = [*shipped_runs(), *(run for folder in evidence for run in collect(folder.expanduser()))]
-    return fit(list(dict.fromkeys(runs)))
+    return fit(distinct(runs))
 
 
 def _calibration(renew: bool) -> Calibration:

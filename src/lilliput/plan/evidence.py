@@ -7,7 +7,7 @@ it may be compared with: same text, same settings, same length.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -57,12 +57,20 @@ def collect(folder: Path) -> list[Run]:
 
     Raises ConfigError where there is none, and for a file that is damaged or no result of a run.
     """
-    found = list(_runs(folder))
+    found = distinct(_runs(folder))
     if not found:
         raise ConfigError(
             "there is no finished run", where=str(folder), mend="give a run directory, or a folder of studies' results"
         )
     return found
+
+
+def distinct(runs: Iterable[Run]) -> list[Run]:
+    """Each run once, the first: studies share cells, and a cell that stands in two of them is one measurement."""
+    kept: dict[tuple[Any, ...], Run] = {}
+    for run in runs:
+        kept.setdefault((run.group, run.seed, run.bits_per_byte, run.shape), run)
+    return list(kept.values())
 
 
 def _runs(folder: Path) -> Iterator[Run]:

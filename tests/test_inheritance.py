@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lilliput.errors import ConfigError, ModelError, TokenizerError
@@ -147,10 +147,11 @@ def test_under_a_number_of_parameters(corpus: Path, teacher: Path, store: Store,
     ("settings", "kind", "said"),
     [
         (("model.depth=9",), ConfigError, "9"),
-        (("model.width=25", "model.heads=3"), ConfigError, "25"),
+        (("model.width=25", "model.heads=3"), ConfigError, "model.width is 25"),
         (("budget.params=21k", "model.width=32", "model.depth=4"), ConfigError, "smallest child"),
         (("inherit.layers=learned", "inherit.neurons=l2"), ConfigError, "together"),
         (("inherit.layers=keep=0,9", "model.depth=2"), ConfigError, "0,9"),
+        (("inherit.layers=importnce", "model.depth=2"), ConfigError, "importance"),
         (("inherit.sequences=4", "model.depth=3"), ConfigError, "10"),
         (("model.family=pangu",), ConfigError, "model.family"),
         (("budget.bytes=1MB",), ConfigError, "parameters"),
@@ -182,6 +183,29 @@ def test_nobodys_files_are_written_over(corpus: Path, teacher: Path, store: Stor
     assert again["neurons"]["how"] == "l1"
 
 
+def test_too_little_text_and_weights_that_are_no_numbers(
+    corpus: Path, teacher: Path, store: Store, tmp_path: Path
+) -> None:
+    little = tmp_path / "little.jsonl"
+    little.write_text("".join(json.dumps({"text": f"{word} " * 30}) + "\n" for word in ("one", "two")))
+    with pytest.raises(ConfigError, match="at least 10"):
+        inherit_model(recipe(little, teacher, *SHAPE, "inherit.neurons=learned"), tmp_path / "child", store, CPU)
+    copy = tmp_path / "broken"
+    shutil.copytree(teacher, copy)
+    tensors = load_file(copy / "model.safetensors")
+    tensors["model.layers.2.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="not finite"):
+        inherit_model(recipe(corpus, copy, "model.ffn=48", "inherit.neurons=random"), tmp_path / "child", store, CPU)
+
+
+def test_masks_with_nothing_to_choose(corpus: Path, teacher: Path, store: Store, tmp_path: Path) -> None:
+    asked = recipe(corpus, teacher, "model.depth=2", "inherit.neurons=learned", "inherit.layers=first")
+    found = inherit_model(asked, tmp_path / "child", store, CPU)
+    assert found["masks"] is None
+    assert any("nothing was left" in note for note in found["notes"])
+
+
 def test_damaged_weights_are_refused_by_name(corpus: Path, teacher: Path, tmp_path: Path) -> None:
     copy = tmp_path / "damaged"
     shutil.copytree(teacher, copy)
@@ -207,7 +231,9 @@ def test_the_command(corpus: Path, teacher: Path, store: Store, tmp_path: Path) 
     assert set(found["bits_per_byte"]) == {"teacher", "child"}
     assert found["layers"]["kept"] == [0, 3]
     for wrong, said in (
-        (["hiden=8"], "hidden"), (["layers=many"], "whole number"), ([], "how small"), (["layers=9"], "nearest"),
+        (["hiden=8"], "hidden"), (["layers=many"], "whole number"), ([], "how small"), (["layers=9"], "layers is 9"),
+        (["layers=²"], "whole number"), (["layers=2", "layers=1"], "twice"), (["--layers", "2"], "layers=2"),
+        (["--params", "many"], "--params"),
     ):  # fmt: skip
         refused = subprocess.run(
             command(teacher, corpus, tmp_path / "b", *wrong), capture_output=True, text=True, env=environment

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,15 @@ import torch
 from lilliput.corpus.documents import Documents
 from lilliput.corpus.shards import Shards
 from lilliput.device import total_memory
+from lilliput.errors import ModelError
 from lilliput.evaluate.bits import Bits, bits_per_byte
 from lilliput.export.hf import save_model_dir
 from lilliput.export.teacher import Teacher
 from lilliput.inherit.layers import LayerScores, choose_layers, score_layers
 from lilliput.inherit.masks import Learned, MaskSettings, learn
 from lilliput.inherit.neurons import Scores, choose, scores_of
-from lilliput.inherit.taylor import calibration, taylor
+from lilliput.inherit.taylor import calibration, check_enough, taylor
+from lilliput.lineage import layers_how
 from lilliput.model.carve import Kept, carve, child_config
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
@@ -44,6 +46,8 @@ _LAYER_FLOPS = 6e12
 _LEAST_BYTES = 4096
 # Share of the machine's memory that a whole teacher may take.
 _ROOM = 0.5
+# Tokens of a window at most, for Taylor scores and masks: what matters shows in them, and memory and time stay small.
+_LONGEST = 1024
 # Steps and windows a step where the masks' text is not set. The paper took 3200 steps of 32 × 4096 tokens (2310.06694);
 # tiny models settle sooner (docs/inherit.md).
 _MASK_STEPS, _MASK_WINDOWS = 400, 8
@@ -87,6 +91,8 @@ class Carving:
     @cached_property
     def model(self) -> Decoder:
         """The whole teacher, fp32. Only what runs it asks for it."""
+        size = count(4 * self.teacher.config.parameters())
+        say(f"reading the whole teacher: {size}B of memory, and what its work takes")
         return self.teacher.model(self.device)
 
     @property
@@ -97,17 +103,19 @@ class Carving:
     def build(self, folder: Path) -> dict[str, Any]:
         """Choose, carve, score and write; returns the report."""
         layers, scores = self._layers()
-        if self.how.neurons == "learned":
+        if self.how.neurons == "learned" and self._something_to_learn(layers):
             learned = self._learned(layers)
             child, kept, rows = learned.child, learned.kept, learned.log
         else:
-            kept, rows = self._chosen(layers or ()), None
+            kept, rows = self._chosen(layers or tuple(range(self.teacher.config.depth))), None
             with self.cost.of("carve"):
                 child = self._carved(kept)
         if self.shape.kv_heads != child.config.kv_heads:
             child = group_model(child, self.shape.kv_heads, self.how.group, self.asked.seed)
             told = f"{self.plain.kv_heads} key-value heads put together to {self.shape.kv_heads} by {self.how.group}"
             self.notes.append(told)
+        # Scored as it is written: rounded, where the teacher's type is narrower.
+        child.to(self.teacher.dtype)
         report = self._report(kept, scores, rows, child)
         info = {"inherit": {name: report[name] for name in ("teacher", "layers", "neurons", "bits_per_byte", "cost")}}
         model = folder / "model"
@@ -116,6 +124,15 @@ class Carving:
             file.rename(folder / file.name)
         model.rmdir()
         return {**report, "weights": file_hash(folder / "model.safetensors")}
+
+    def _something_to_learn(self, layers: tuple[int, ...] | None) -> bool:
+        """Whether the child is smaller in anything that masks choose."""
+        plain, parent = self.plain, self.teacher.config
+        same = (plain.width, plain.ffn, plain.kv_heads) == (parent.width, parent.ffn, parent.kv_heads)
+        if same and (layers is not None or plain.depth == parent.depth):
+            self.notes.append("nothing was left for masks to choose: all heads, neurons and channels stay")
+            return False
+        return True
 
     def _layers(self) -> tuple[tuple[int, ...] | None, LayerScores | None]:
         """(the layers to keep, None where the masks choose; how much each matters, None where that was not asked)."""
@@ -155,8 +172,9 @@ class Carving:
     def _scores(self) -> Scores:
         how, seed = self.how.neurons, self.asked.seed
         if how != "taylor":
+            how = "l2" if how == "learned" else how  # nothing to choose: every score keeps all
             return scores_of(self.teacher.tensors(), self.teacher.config, how, seed)
-        documents, context = Documents(self.corpus, "train"), self.teacher.config.context
+        documents, context = Documents(self.corpus, "train"), min(_LONGEST, self.teacher.config.context)
         windows = calibration(self.teacher.tokenizer, documents, context, self.how.sequences, seed)
         self.cost.flops["scores"] = flops(self.teacher.config, sum(window.numel() - 1 for window in windows))
         return taylor(self.model, windows, self.how.taylor)
@@ -166,6 +184,9 @@ class Carving:
         child = Decoder(child_config(self.teacher.config, kept))
         own = child.state_dict()
         for name, tensor in carve(self.teacher.tensors(), self.teacher.config, kept):
+            if not tensor.isfinite().all():
+                mend = "give weights that the model works with"
+                raise ModelError("its numbers are not finite", where=f"{self.teacher.place}: {name}", mend=mend)
             own[name].copy_(tensor)
         return child
 
@@ -173,11 +194,14 @@ class Carving:
         """Learned masks; interrupted learning goes on in `work`."""
         asked, shards, config = self.how.masks, self.shards(), self.teacher.config
         settings = MaskSettings(mask_rate=asked.lr, lambda_rate=asked.penalty_lr, weight_rate=asked.weight_lr)
-        batch = asked.batch_tokens or _MASK_WINDOWS * config.context
+        length = min(_LONGEST, config.context)
+        check_enough(shards.windows(length), f" of {length} tokens")
+        batch = asked.batch_tokens or _MASK_WINDOWS * length
         train = TrainSettings(tokens=asked.tokens or _MASK_STEPS * batch, batch_tokens=batch, lr=asked.weight_lr)
         total, size = len(shards.tokens), int(shards.bytes.sum(dtype="u8"))
-        run, _ = derive(train, config, total, size, self.asked.seed, self.device)
-        say(f"masks      {count(run.tokens)} tokens in {run.steps} steps")
+        run, _ = derive(train, replace(config, context=length), total, size, self.asked.seed, self.device)
+        epochs = run.tokens / total
+        say(f"masks      {count(run.tokens)} tokens in {run.steps} steps, {epochs:.2g} passes over the corpus")
         self.cost.flops["masks"] = flops(config, run.tokens)
         with self.cost.of("masks"):
             return learn(
@@ -187,7 +211,7 @@ class Carving:
     def _report(
         self, kept: Kept, scores: LayerScores | None, rows: list[dict[str, Any]] | None, child: Decoder
     ) -> dict[str, Any]:
-        texts = list(up_to(Documents(self.corpus, "dev"), min(_SCORED_BYTES, self.asked.evaluate.bytes)))
+        texts = list(up_to(Documents(self.corpus, "dev"), scored_bytes(self.asked)))
         with self.cost.of("evaluate"):
             after = self._bits(child.float().to(self.device), texts, "child")
             before = self._bits(self.model, texts, "teacher") if self._fits() else None
@@ -200,7 +224,9 @@ class Carving:
             "child": {"parameters": self.shape.parameters(), "shape": self.shape.identity()},
             "parameters": self.shape.parameters(),
             "layers": {
-                "how": layers_how(self.how), "kept": list(kept.layers), "scores": scores.to_dict() if scores else None,
+                "how": "all" if self._all_layers() else layers_how(self.how),
+                "kept": list(kept.layers),
+                "scores": scores.to_dict() if scores else None,
             },
             "neurons": {
                 "how": self.how.neurons,
@@ -209,7 +235,7 @@ class Carving:
                 "heads": [list(members) for members in kept.kv_head],
             },
             "held_out": {"documents": len(texts), "bytes": sum(len(text.encode()) for text in texts)},
-            "masks": {"rows": rows} if rows is not None else None,
+            "masks": {"rows": rows, "steps": rows[-1]["step"]} if rows else None,
             "bits_per_byte": {"teacher": before.to_dict() if before else None, "child": after.to_dict()},
             "cost": {
                 "seconds": {name: round(value, 2) for name, value in self.cost.seconds.items()},
@@ -218,8 +244,13 @@ class Carving:
             "notes": self.notes,
         }  # fmt: skip
 
+    def _all_layers(self) -> bool:
+        return self.shape.depth == self.teacher.config.depth
+
     def _fits(self) -> bool:
         """Whether the whole teacher, fp32, has room here."""
+        if "model" in self.__dict__:
+            return True
         need, room = 4 * self.teacher.config.parameters(), _ROOM * (total_memory() or 8 << 30)
         if need <= room:
             return True
@@ -236,6 +267,6 @@ def _name(recipe: Recipe) -> str:
     return place.parent.name if place.name == "model" else place.name
 
 
-def layers_how(how: InheritSettings) -> str:
-    """How layers are chosen: by the masks where those are learned and nothing else is asked, else by importance."""
-    return how.layers or ("learned" if how.neurons == "learned" else "importance")
+def scored_bytes(asked: Recipe) -> int:
+    """Held-out text that teacher and child are scored on, at most."""
+    return min(_SCORED_BYTES, asked.evaluate.bytes)

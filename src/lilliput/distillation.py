@@ -18,6 +18,7 @@ from lilliput.progress import say
 from lilliput.recipe import Recipe
 from lilliput.tokenizer.load import Tokenizer
 from lilliput.train.config import TrainConfig
+from lilliput.train.derive import flops
 from lilliput.train.order import Windows
 
 
@@ -25,6 +26,11 @@ def distillation(recipe: Recipe) -> dict[str, Any] | None:
     """What of distillation decides the weights; None where none is asked."""
     asked = recipe.inherit
     return {"share": asked.distil, "temperature": asked.temperature, "top": asked.top} if asked.distil else None
+
+
+def teacher_flops(recipe: Recipe, config: TrainConfig) -> float:
+    """What the teacher's answers cost: a forward pass, a third of a step, over all tokens; 0 where none is asked."""
+    return flops(teacher_of(recipe).config, config.tokens) / 3 if recipe.inherit.distil else 0.0
 
 
 def distil_objective(

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lilliput.carving import Carving
+from lilliput.carving import Carving, scored_bytes
 from lilliput.corpus.shards import Shards
 from lilliput.lineage import child_of, teacher_of
 from lilliput.plan.rules import describe
@@ -28,7 +28,7 @@ from lilliput.texts import Texts, tell
 _FORMAT = 1
 # What `lilliput inherit` writes.
 _OURS = (
-    "inherit.json", "report.html", "lilliput.json", "config.json", "generation_config.json", "*.safetensors",
+    "inherit.json", "report.html", "lilliput.json", "config.json", "generation_config.json", "model*.safetensors",
     "tokenizer.json", "tokenizer_config.json", "README.md", "*.py", "LICEN[SC]E*", "NOTICE*", "COPYING*",
 )  # fmt: skip
 
@@ -99,6 +99,7 @@ def inherit_stage(
         "corpus": corpus.hash,
         "shape": shape.identity(),
         "how": how,
+        "scored": scored_bytes(asked),
         "seed": asked.seed,
     }
     unfinished = work / f"unfinished-{canonical_hash(key)[:24]}"

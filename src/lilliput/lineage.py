@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from lilliput.errors import ConfigError
 from lilliput.export.teacher import Teacher, open_teacher
+from lilliput.inherit.layers import choose_layers
 from lilliput.model.config import ModelConfig
 from lilliput.plan.child import Target, child_shape
 from lilliput.plan.rules import rule_size
-from lilliput.recipe import ModelSettings, Recipe
+from lilliput.progress import warn
+from lilliput.recipe import InheritSettings, ModelSettings, Recipe
 
 # Keys of `model` that say what a child's shape shall be.
 _TARGET = ("depth", "width", "heads", "kv_heads", "expansion", "ffn")
+# What plan/child.py calls them.
+_KEYS = {
+    "layers": "model.depth", "hidden": "model.width", "heads": "model.heads", "kv_heads": "model.kv_heads",
+    "ffn": "model.ffn", "params": "budget.params",
+}  # fmt: skip
+_WORD = re.compile(rf"\b({'|'.join(_KEYS)})\b(?==| is |$)")
 _ROUNDS = 8
 
 
@@ -22,7 +31,10 @@ def teacher_of(recipe: Recipe, place: Path | None = None) -> Teacher:
     if place is not None:
         return open_teacher(place)
     named = recipe.inherit.tokenizer
-    return open_teacher(Path(str(recipe.inherit.teacher)).expanduser(), Path(named).expanduser() if named else None)
+    place = Path(str(recipe.inherit.teacher)).expanduser()
+    if not (place / "config.json").exists() and (place / "model" / "config.json").is_file():
+        place /= "model"  # a run's folder
+    return open_teacher(place, Path(named).expanduser() if named else None)
 
 
 def child_of(recipe: Recipe, teacher: ModelConfig) -> ModelConfig:
@@ -40,7 +52,16 @@ def child_of(recipe: Recipe, teacher: ModelConfig) -> ModelConfig:
         # A ceiling: a teacher below it may stay as large as it is.
         params=recipe.budget.params if (recipe.budget.params or 0) < teacher.parameters() else None,
     )
-    return child_shape(teacher, target)
+    try:
+        return child_shape(teacher, target)
+    except ConfigError as error:
+        where, mend = _keyed(error.where or ""), _keyed(error.mend or "")
+        raise ConfigError(_keyed(error.message), where=where, mend=mend) from None
+
+
+def _keyed(text: str) -> str:
+    """The dimensions in a message by their keys in a recipe."""
+    return _WORD.sub(lambda found: _KEYS[found[0]], text)
 
 
 def child_vocabulary(recipe: Recipe, teacher: ModelConfig) -> int:
@@ -83,6 +104,20 @@ def check_inherit(recipe: Recipe) -> None:
     if recipe.inherit.top is not None and not recipe.inherit.distil:
         mend = "inherit.distil=0.5, or leave out inherit.top"
         raise ConfigError("there is no distillation to keep answers for", where="inherit.top", mend=mend)
-    teacher = teacher_of(recipe).config
-    vocab = recipe.tokenizer.compact if isinstance(recipe.tokenizer.compact, int) else teacher.vocab_size
-    child_of(recipe, replace(teacher, vocab_size=vocab))
+    opened = teacher_of(recipe)
+    teacher, compact = opened.config, recipe.tokenizer.compact
+    if compact is not None and opened.kind == "llama2.c":
+        mend = f"first `lilliput inherit FILE --tokenizer FILE layers={teacher.depth} --out DIR`, then use DIR"
+        raise ConfigError("a llama2.c checkpoint has to be a model directory to be compacted", where=where, mend=mend)
+    vocab = compact if isinstance(compact, int) else teacher.vocab_size
+    child = child_of(recipe, replace(teacher, vocab_size=vocab))
+    how = layers_how(recipe.inherit)
+    if how != "learned":
+        choose_layers(how, teacher.depth, child.depth, (0.0,) * teacher.depth)
+    if (recipe.budget.params or 0) >= teacher.parameters() and child.parameters() == teacher.parameters():
+        warn(f"the teacher has {teacher.parameters():,} parameters: nothing has to be cut for {recipe.budget.params:,}")
+
+
+def layers_how(how: InheritSettings) -> str:
+    """How layers are chosen: by the masks where those are learned and nothing else is asked, else by importance."""
+    return how.layers or ("learned" if how.neurons == "learned" else "importance")

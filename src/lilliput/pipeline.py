@@ -21,7 +21,7 @@ import yaml
 from lilliput import device as machine
 from lilliput.corpus.documents import Documents
 from lilliput.corpus.shards import Shards
-from lilliput.distillation import distil_objective, distillation
+from lilliput.distillation import distil_objective, distillation, teacher_flops
 from lilliput.errors import ConfigError
 from lilliput.export.hf import read_config
 from lilliput.export.weights import WEIGHTS, read_weights, write_weights
@@ -282,7 +282,7 @@ class Run:
         def publish(folder: Path) -> dict[str, Any]:
             write_weights(folder / WEIGHTS, model)
             shutil.copyfile(self.folder / "metrics.jsonl", folder / "metrics.jsonl")
-            cost = {"flops": flops(shape, config.tokens), **asdict(done)}
+            cost = {"flops": flops(shape, config.tokens) + teacher_flops(self.asked, config), **asdict(done)}
             return {"cost": cost, "weights": file_hash(folder / WEIGHTS)}
 
         return self.store.stage("weights", key, publish)

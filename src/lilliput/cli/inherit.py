@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lilliput.cli import options
-from lilliput.cli.corpora import Corpus, FieldName, parse_corpora
+from lilliput.cli.corpora import FieldName, parse_corpora
 from lilliput.cli.outcome import Answer
 
 if TYPE_CHECKING:
@@ -18,6 +18,23 @@ if TYPE_CHECKING:
 _WHERE = "lilliput inherit"
 # What the child's dimensions are called here, and in a recipe.
 _DIMENSIONS = {"layers": "depth", "hidden": "width", "heads": "heads", "kv_heads": "kv_heads", "ffn": "ffn"}
+# What a message about the recipe's keys calls them here, longer keys first.
+_SAID = {
+    "inherit.masks.tokens": "--mask-tokens", "inherit.sequences": "--sequences", "inherit.tokenizer": "--tokenizer",
+    "inherit.neurons": "--neurons", "inherit.teacher": "TEACHER", "inherit.layers": "--layers",
+    "inherit.taylor": "--taylor", "inherit.group": "--group", "tokenizer.compact": "--compact",
+    "budget.params=": "--params ", "budget.params": "--params", "model.kv_heads": "kv_heads", "model.depth": "layers",
+    "model.width": "hidden", "model.heads": "heads", "model.ffn": "ffn",
+}  # fmt: skip
+Corpus = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SOURCE",
+        help="Text to judge by and, held out, to score on: a file, glob, folder, hf:NAME or builtin:python; may be "
+        "repeated.",
+        show_default=False,
+    ),
+]
 
 
 def inherit(
@@ -86,10 +103,15 @@ def inherit(
     specs, _ = parse_corpora(corpus, field)
     place = teacher.expanduser()
     place = (options.model_folder(place) if place.is_dir() else place).absolute()
+    if layers is not None and layers.isdecimal():
+        mend = f"did you mean layers={layers}, how many there shall be?"
+        raise ConfigError(f"no way to choose layers: {layers}", where="--layers", mend=mend)
     model, seed = _dimensions(words or [])
     if plan is not None:
         model = {**_planned(plan, place, tokenizer, compact), **model}
-    _check_size(model, params, compact)
+    if not (model or params or compact or (layers or "").startswith("keep=")):
+        mend = "--params 4M, --plan FILE, or dimensions such as layers=6 hidden=192"
+        raise ConfigError("how small shall the child be?", where=_WHERE, mend=mend)
     how = {"layers": layers, "neurons": neurons, "taylor": taylor, "group": group, "sequences": sequences}
     values = {
         "name": "inherit",
@@ -105,7 +127,11 @@ def inherit(
         "budget": {"params": params},
         "seed": seed,
     }
-    data = _carve(_recipe(values), out.expanduser().absolute(), device)
+    try:
+        data = _carve(_recipe(values), out.expanduser().absolute(), device)
+    except ConfigError as error:
+        said = (_said(part or "") for part in (error.message, error.where, error.mend))
+        raise ConfigError(next(said), where=next(said), mend=next(said)) from None
     return Answer(data, _text(data))
 
 
@@ -113,6 +139,13 @@ def _recipe(values: dict[str, Any]) -> Recipe:
     from lilliput.recipe import build_recipe
 
     return build_recipe(values, where=_WHERE)
+
+
+def _said(text: str) -> str:
+    """A message about a recipe's keys in the words of this command."""
+    for key, word in _SAID.items():
+        text = text.replace(key, word)
+    return text
 
 
 def _carve(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
@@ -144,6 +177,7 @@ def _dimensions(words: list[str]) -> tuple[dict[str, Any], int]:
     from lilliput.errors import ConfigError, nearest
 
     found: dict[str, Any] = {}
+    seen: set[str] = set()
     seed = 0
     for word in words:
         name, _, text = word.partition("=")
@@ -151,21 +185,16 @@ def _dimensions(words: list[str]) -> tuple[dict[str, Any], int]:
             close = nearest(name, [*_DIMENSIONS, "seed"])
             mend = f"did you mean {close}=?" if close else f"dimensions: {', '.join(_DIMENSIONS)}, and seed"
             raise ConfigError(f"not a dimension of the child: {word!r}", where=_WHERE, mend=mend)
-        if not text.isdigit():
+        if name in seen:
+            raise ConfigError(f"{name} is given twice", where=_WHERE, mend="give it once")
+        seen.add(name)
+        if not (text.isascii() and text.isdecimal()):
             raise ConfigError(f"{name} is a whole number, not {text!r}", where=_WHERE, mend=f"write {name}=8")
         if name == "seed":
             seed = int(text)
         else:
             found[_DIMENSIONS[name]] = int(text)
     return found, seed
-
-
-def _check_size(model: dict[str, Any], params: str | None, compact: str | None) -> None:
-    from lilliput.errors import ConfigError
-
-    if not model and params is None and compact is None:
-        mend = "--params 4M, --plan FILE, or dimensions such as layers=6 hidden=192"
-        raise ConfigError("how small shall the child be?", where=_WHERE, mend=mend)
 
 
 def _text(data: dict[str, Any]) -> str:
@@ -187,13 +216,20 @@ def _text(data: dict[str, Any]) -> str:
                          f"by {data['neurons']['how']}"),
         *(("", note) for note in data["notes"]),
         ("bits per byte", f"teacher {told(bits['teacher'])}"),
-        ("", f"child   {told(bits['child'])}  before any further training"),
+        ("", f"child   {told(bits['child'])}  {_when(data)}"),
         ("seconds", ", ".join(f"{name} {value:.1f}" for name, value in data["cost"]["seconds"].items())),
         ("report", data["report"]),
     ]  # fmt: skip
     lines = [f"{name:<15}{value}" for name, value in rows]
     lines += ["", "Next:", f"  lilliput make from={shlex.quote(data['out'])} corpus=FILE train.tokens=5M"]
     return "\n".join(lines)
+
+
+def _when(data: dict[str, Any]) -> str:
+    """Since when the child is scored: masks are learned together with the weights."""
+    if data["masks"] is None:
+        return "before any further training"
+    return f"after {data['masks']['steps']:,} steps in which masks and weights were learned"
 
 
 def _listed(layers: list[int]) -> str:

@@ -168,7 +168,8 @@ def choose_layers(how: str, depth: int, count: int, importance: Sequence[float] 
     if how == "importance" and importance is not None:
         ranked = sorted(range(depth), key=lambda layer: (-importance[layer], layer))
         return tuple(sorted(ranked[:count]))
-    raise ConfigError(f"no way to choose layers: {how!r}", where="layers", mend=f"{', '.join(HOWS)} or keep=0,1,5")
+    mend = f"{', '.join(HOWS)}, keep=0,1,5, or learned with learned neurons"
+    raise ConfigError(f"no way to choose layers: {how!r}", where="layers", mend=mend)
 
 
 def _even(low: int, high: int, count: int) -> tuple[int, ...]:

@@ -94,7 +94,7 @@ def calibration(
         while len(held) > length and len(windows) < sequences:
             windows.append(torch.tensor([held[: length + 1]]))
             del held[:length]
-    _check_enough(len(windows), f" of {length} tokens")
+    check_enough(len(windows), f" of {length} tokens")
     return windows
 
 
@@ -110,7 +110,7 @@ def taylor(model: Decoder, batches: Iterable[Tensor], how: str) -> Scores:
     kind = _kind(how)
     rows = [row[row >= 0] for batch in batches for row in batch]
     rows = [row for row in rows if len(row) > 1]
-    _check_enough(len(rows))
+    check_enough(len(rows))
     longest = max(len(row) for row in rows) - 1
     say(f"Taylor scores ({how}): about {count(taylor_bytes(model.config, how, longest))}B of memory")
     gradients, squares = _sums_of_gradients(model, rows, kind)
@@ -127,7 +127,8 @@ def _kind(how: str) -> _Kind:
     return _KINDS[how]
 
 
-def _check_enough(found: int, what: str = "") -> None:
+def check_enough(found: int, what: str = "") -> None:
+    """Raise ConfigError for fewer than LEAST_SEQUENCES sequences. what: of what kind, for the message."""
     if found < LEAST_SEQUENCES:
         raise ConfigError(
             f"the calibration text gives {found} sequences{what}; at least {LEAST_SEQUENCES} are needed",

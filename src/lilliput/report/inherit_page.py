@@ -61,9 +61,10 @@ def inherit_page(report: Data) -> str:
     `bits_per_byte` {`teacher`, `child`: {`value`, `low`, `high`}}; `held_out` {`documents`, `bytes`}; `cost`
     {`seconds`, `tokens`, `flops`: by part}; `notes` [text]. Any may be absent or null.
     """
+    since = "with masks and weights learned" if report.get("masks") else "before any training"
     sections = [
         _tiles(report),
-        card("Right after, before any training", _bits(report)),
+        card(f"Right after, {since}", _bits(report)),
         card("What was kept", _kept(report)),
         card("Which layers matter", _layer_charts(report)),
         card("Layer by layer", _layer_table(report)),

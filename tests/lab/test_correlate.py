@@ -98,7 +98,8 @@ def test_correlations_over_arms() -> None:
     assert correlate(Trend(x="depth", y="tokens_per_second_at_20"), found)["verdict"] == "not measured"
     assert correlate(Trend(x="depth", where="depth > 90"), found)["points"] == []
     assert speeds([found["d1", 0], found["d1", 1]]) == {"1": 95}
-    lines = verdict_lines({"claims": [], "correlations": [up_to_7, correlate(Trend(x="width/depth"), found)]})
+    told = [up_to_7, correlate(Trend(x="width/depth"), found)]
+    lines = verdict_lines({"claims": [], "correlations": told, "reaches": []})
     assert lines[0].startswith("**supported**: ρ(depth, bits per byte) ≤ −0.5 where depth <= 7 (at most -0.5; ρ = -1")
     assert lines[1].startswith("**no claim**: ρ(width/depth, bits per byte) (ρ = +")
     arms = [{"name": f"d{depth}", "low": 1.0, "high": 1.2} for depth in range(1, 9)]

@@ -1,7 +1,10 @@
 """What every test may use."""
 
+import inspect
 import os
 import signal
+import statistics
+import typing
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,14 @@ def data_dir() -> Path:
     if not asked or not Path(asked).is_dir():
         pytest.skip("the development data is not here (LILLIPUT_DATA)")
     return Path(asked)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of real text that every machine has: two modules of Python's library."""
+    file = tmp_path_factory.mktemp("text") / "modules.txt"
+    file.write_text(inspect.getsource(typing) + "\n\n" + inspect.getsource(statistics), encoding="utf-8")
+    return file
 
 
 @pytest.fixture(scope="session", autouse=True)

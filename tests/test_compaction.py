@@ -2,8 +2,6 @@
 
 import inspect
 import json
-import statistics
-import typing
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +23,6 @@ from lilliput.tokenizer.source import Source, read_source
 from lilliput.tokenizer.train import train_tokenizer
 
 SETTINGS = ("budget.params=40k", "train.tokens=8k", "model.context=32", "train.threads=1")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("text") / "modules.txt"
-    file.write_text(inspect.getsource(typing) + "\n\n" + inspect.getsource(statistics), encoding="utf-8")
-    return file
 
 
 @pytest.fixture(scope="module")

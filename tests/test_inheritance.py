@@ -1,16 +1,13 @@
 """A child carved out of a bigger model, by `lilliput inherit` and by `make`: what comes out, what is shared, what is
 refused."""
 
-import inspect
 import json
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
-import typing
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +26,6 @@ from lilliput.train.metrics import read_metrics
 
 CPU = torch.device("cpu")
 SHAPE = ("model.depth=3", "model.width=24", "model.heads=3", "model.ffn=48")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("text") / "modules.txt"
-    file.write_text(inspect.getsource(typing) + "\n\n" + inspect.getsource(statistics), encoding="utf-8")
-    return file
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,6 @@
 """The pipeline from Python: what is shared, what is refused, what a kill may leave behind."""
 
-import inspect
 import json
-import statistics
-import typing
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +12,6 @@ from lilliput.recipe import Recipe, load_recipe
 from lilliput.store import Store
 
 SETTINGS = ("budget.params=40k", "tokenizer.vocab_size=320", "train.tokens=12k", "model.context=32", "train.threads=1")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("text") / "modules.txt"
-    file.write_text(inspect.getsource(typing) + "\n\n" + inspect.getsource(statistics), encoding="utf-8")
-    return file
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import math
-from html.parser import HTMLParser
 from typing import Any
 
+import page_support
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,43 +65,10 @@ REPORT: dict[str, Any] = {
 }
 
 
-class Tags(HTMLParser):
-    """Checks that tags close, and collects the text and whatever a page would fetch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fetched: list[str] = []
-        self.open: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.fetched += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag in ("script", "link", "iframe", "img"):
-            self.fetched.append(tag)
-        if tag not in ("meta", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data + "\n"
-
-
 def read(page: str) -> str:
-    """The text of a page that is well-formed and fetches nothing."""
-    tags = Tags()
-    tags.feed(page)
-    tags.close()
-    assert tags.open == []
-    assert tags.fetched == []
-    for wrong in ("None\n", "nan\n", "inf\n", "{}"):
-        assert wrong not in tags.text
+    """The text of a page that is well-formed, fetches nothing and shows no value that is none."""
     assert "nan" not in page
-    return tags.text
+    return page_support.read(page, absent=("None\n", "nan\n", "inf\n", "{}"))
 
 
 def test_everything_is_shown() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from page_support import read
 
 from lilliput.report.chart import compared_dots
 from lilliput.report.tokenizer_page import compact_page, compare_page, count_page
@@ -71,43 +71,6 @@ def compared(names: list[str], languages: list[str]) -> dict[str, Any]:
         for at, name in enumerate(names)
     ]  # fmt: skip
     return {"corpus": ["a.jsonl"], "documents": 10, "bytes": 1000, "characters": 900, "tokenizers": rows}
-
-
-class Tags(HTMLParser):
-    """Checks that tags close, and collects the text and whatever a page would fetch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.fetched: list[str] = []
-        self.open: list[str] = []
-        self.text = ""
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.fetched += [value or "" for name, value in attrs if name in ("src", "href")]
-        if tag in ("script", "link", "iframe", "img"):
-            self.fetched.append(tag)
-        if tag not in ("meta", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data + "\n"
-
-
-def read(page: str) -> str:
-    """The text of a page that is well-formed and fetches nothing."""
-    tags = Tags()
-    tags.feed(page)
-    tags.close()
-    assert tags.open == []
-    assert tags.fetched == []
-    assert "None\n" not in tags.text
-    return tags.text
 
 
 def test_a_count_shows_its_curve_languages_and_pieces() -> None:

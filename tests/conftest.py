@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lilliput import progress
+
 
 def pytest_configure() -> None:
     # Workers that run tests side by side ignore Ctrl-C, and so would the programs that the tests start and interrupt.
@@ -36,3 +38,11 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _own_store(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests share one store of their own and leave the person's alone."""
     os.environ["LILLIPUT_STORE"] = str(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(autouse=True)
+def _speaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test begins in a process that speaks and has warned of nothing yet: a command run with --quiet before it, in
+    the same process, would silence it."""
+    monkeypatch.setattr(progress, "_quiet", False)
+    monkeypatch.setattr(progress, "_told", set())

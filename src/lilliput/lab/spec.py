@@ -18,6 +18,7 @@ from lilliput.errors import ConfigError, nearest
 from lilliput.evaluate.correlation import Bound
 from lilliput.evaluate.statistics import Kind
 from lilliput.lab.fields import check_condition, check_field
+from lilliput.lab.metrics import BITS, check_metric
 
 
 def _as_settings(value: object) -> object:
@@ -47,6 +48,7 @@ Seeds = Annotated[list[int], BeforeValidator(_as_seeds)]
 Settings = Annotated[list[str], BeforeValidator(_as_settings)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 ArmName = Annotated[str, BeforeValidator(_as_text)]
+TaskName = Annotated[str, Field(min_length=1)]
 TAGS = {
     "P": "paper",
     "R": "reference repository",
@@ -68,12 +70,17 @@ class Axis(_Part):
 
 
 class Claim(_Part):
-    """What is expected, declared before the runs. gain = versus − arm in bits per byte; delta ≥ 0."""
+    """What is expected, declared before the runs. delta ≥ 0.
+
+    metric: `bits_per_byte`, whose gain is versus − arm; or a task of the study, TASK or TASK.MEASURE (lab/metrics.py):
+    the gain of an accuracy is arm − versus, a share of the items.
+    """
 
     kind: Kind
     arm: ArmName
     versus: ArmName
     delta: float = Field(ge=0)
+    metric: str = BITS
     text: str = ""
 
 
@@ -141,6 +148,8 @@ class Study(_Part):
     speed: bool = False
     metric: Literal["bits_per_byte"] = "bits_per_byte"
     evaluate: list[str] = []
+    tasks: list[TaskName] = []
+    data: str | None = None
     published: list[Published] = []
     claims: list[Claim] = []
     correlations: list[Trend] = []
@@ -279,7 +288,20 @@ def _check(study: Study, where: str) -> None:
     for claim in study.claims:
         if claim.kind == "equivalence" and claim.delta == 0:
             raise refuse("equivalence within 0 can never be shown", "give a delta above 0")
+    _check_tasks(study, where)
     study.base_arm()
+
+
+def _check_tasks(study: Study, where: str) -> None:
+    if len(set(study.tasks)) < len(study.tasks):
+        raise ConfigError("a task is named twice", where=where, mend="name each task once")
+    if study.tasks and study.data is None:
+        mend = "add `data: FOLDER`, the folder that holds their rows"
+        raise ConfigError("the tasks need their data", where=where, mend=mend)
+    if study.data is not None and not study.tasks:
+        raise ConfigError("data is given, and no task", where=where, mend="add `tasks: [NAME]`, or leave data out")
+    for claim in study.claims:
+        check_metric(claim.metric, study.tasks, where)
 
 
 def _check_more_seeds(study: Study, where: str) -> None:

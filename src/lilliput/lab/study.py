@@ -25,6 +25,8 @@ from lilliput.store import Store, locked, write_atomic
 RESULTS = Path("results")
 _POLL_SECONDS = 1.0
 
+Told = Callable[[Cell, dict[str, Any]], None]
+
 
 def list_studies(results: Path | str = RESULTS) -> list[dict[str, Any]]:
     """The studies that ship and those begun under `results`, with their cells done."""
@@ -67,11 +69,14 @@ def run_study(
     hours: float | None = None,
     speeds: bool = True,
     device: str = "auto",
+    folder: Path | None = None,
+    told: Told | None = None,
 ) -> dict[str, Any]:
     """Measure the cells that are not finished, then write table, picture and README.
 
     max_cells: measure at most so many now. hours: begin no cell after so long. speeds: False leaves the speeds that the
-    study asks for to a later call, when nothing else runs on the machine. Returns the summary of
+    study asks for to a later call, when nothing else runs on the machine. folder: where the results go, by default
+    `results/NAME`. told: called with each cell that this call has trained, and what came of it. Returns the summary of
     `show_study` with `measured`, the cells that this call measured. Raises ConfigError before any work where
     the study cannot run, and TrainingError at the end if cells would not train.
     """
@@ -80,10 +85,10 @@ def run_study(
     study = read_study(file)
     cells = cells_of(study, file.parent)
     _check(study, cells)
-    folder = Path(results) / study.name
+    folder = folder or Path(results) / study.name
     if file.resolve() != (folder / "study.yaml").resolve():
         write_atomic(folder / "study.yaml", file.read_text(encoding="utf-8"))
-    session = _Session(study, cells, folder, store or Store(), device, max_cells, hours, speeds)
+    session = _Session(study, cells, folder, store or Store(), device, max_cells, hours, speeds, told)
     session.run()
     summary = _write(study, cells, folder)
     if session.failed:
@@ -108,9 +113,10 @@ class _Session:
         max_cells: int | None,
         hours: float | None,
         speeds: bool,
+        told: Told | None,
     ) -> None:
         self.study, self.cells, self.folder = study, cells, folder
-        self.store, self.device, self.max_cells = store, device, max_cells
+        self.store, self.device, self.max_cells, self.told = store, device, max_cells, told
         self.speeds = speeds and study.speed
         self.until = None if hours is None else time.monotonic() + 3600 * hours
         self.measured: list[str] = []
@@ -171,6 +177,8 @@ class _Session:
                 return True
         self.measured.append(cell.stem)
         say(f"{cell.arm}, seed {cell.seed}: {found['value']:.4f} bits per byte")
+        if self.told:
+            self.told(cell, found)
         _write(self.study, self.cells, self.folder)
         return True
 

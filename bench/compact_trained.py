@@ -146,7 +146,7 @@ def measure(asked: Asked, seed: int, runs: Path) -> dict[str, Any]:
 def table(asked: Asked, cells: list[dict[str, Any]]) -> dict[str, Any]:
     """Every figure of the result: arms, changes with their intervals, verdicts."""
     found = {(arm, cell["seed"]): scores(cell["arms"][arm]) for cell in cells for arm in ARMS}
-    variance = pooled_seed_variance({key: own.bits_per_byte for key, own in found.items()})
+    variance = pooled_seed_variance({key: own.value for key, own in found.items()})
     changes = [change(cells, found, variance, arm, BEFORE, claim) for arm, *claim in CLAIMS]
     changes += [change(cells, found, variance, arm, beside, []) for arm, beside in BESIDE]
     arms = {arm: [cell["arms"][arm] for cell in cells] for arm in ARMS}

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lilliput.errors import ConfigError
+from lilliput.evaluate import resampling
 from lilliput.evaluate import statistics as ours
-from lilliput.evaluate.statistics import Effect, Scores
+from lilliput.evaluate.measured import Scores
+from lilliput.evaluate.statistics import Effect
 
 DELTAS = st.floats(0, 0.5)
 ENDS = st.tuples(st.floats(-1, 1), st.floats(-1, 1)).map(sorted)
@@ -29,7 +31,7 @@ def effect(low: float, high: float, *, seeds: int = 3, dof: int = 4) -> Effect:
 
 def test_document_interval_agrees_with_scipy() -> None:
     nats, sizes = documents(120, np.random.default_rng(1))
-    low, high = ours.document_interval(nats, sizes, resamples=8000)
+    low, high = resampling.document_interval(nats, sizes, resamples=8000)
     reference = stats.bootstrap(
         (nats, sizes),
         lambda n, s, axis: n.sum(axis) / s.sum(axis) / math.log(2),
@@ -49,24 +51,24 @@ def test_document_interval_covers_the_truth_as_often_as_it_says() -> None:
     hits = 0
     for trial in range(400):
         nats, sizes = documents(60, rng)
-        low, high = ours.document_interval(nats, sizes, resamples=300, seed=trial)
+        low, high = resampling.document_interval(nats, sizes, resamples=300, seed=trial)
         hits += low <= 1.2 / math.log(2) <= high
     assert 0.90 <= hits / 400 <= 0.98
 
 
 def test_interval_is_seeded_and_its_memory_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     nats, sizes = documents(50, np.random.default_rng(4))
-    assert ours.document_interval(nats, sizes, seed=7) == ours.document_interval(nats, sizes, seed=7)
-    assert ours.document_interval(nats, sizes, seed=7) != ours.document_interval(nats, sizes, seed=8)
-    whole = ours.document_error(nats, sizes)
-    monkeypatch.setattr(ours, "_DRAWN_AT_ONCE", 500)
-    assert ours.document_error(nats, sizes) == pytest.approx(whole, rel=1e-12)
+    assert resampling.document_interval(nats, sizes, seed=7) == resampling.document_interval(nats, sizes, seed=7)
+    assert resampling.document_interval(nats, sizes, seed=7) != resampling.document_interval(nats, sizes, seed=8)
+    whole = resampling.document_error(nats, sizes)
+    monkeypatch.setattr(resampling, "_DRAWN_AT_ONCE", 500)
+    assert resampling.document_error(nats, sizes) == pytest.approx(whole, rel=1e-12)
 
 
 def test_no_interval_from_one_document_or_none() -> None:
-    assert all(math.isnan(bound) for bound in ours.document_interval([5.0], [10]))
-    assert all(math.isnan(bound) for bound in ours.document_interval([], []))
-    assert ours.document_error([5.0], [10]) == 0.0
+    assert all(math.isnan(bound) for bound in resampling.document_interval([5.0], [10]))
+    assert all(math.isnan(bound) for bound in resampling.document_interval([], []))
+    assert resampling.document_error([5.0], [10]) == 0.0
 
 
 @given(st.floats(0.01, 0.99), st.integers(1, 200))

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from lilliput.errors import UserError
-from lilliput.evaluate.statistics import LN2, document_interval
+from lilliput.evaluate.resampling import LN2, document_interval
 from lilliput.evaluate.unknown import UnknownBytes
 from lilliput.progress import Progress
 

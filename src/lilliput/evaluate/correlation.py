@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lilliput.errors import ConfigError, MissingExtra
-from lilliput.evaluate.statistics import CONFIDENCE, RESAMPLES, Array, Verdict
+from lilliput.evaluate.resampling import CONFIDENCE, RESAMPLES, Array
+from lilliput.evaluate.statistics import Verdict
 
 Bound = Literal["at_most", "at_least", "within"]
 PERMUTATIONS = 10_000

@@ -2,13 +2,13 @@
 
 Conventions, used everywhere:
 
-* Bits per byte is better when lower. A **gain** is `baseline − arm`: positive means that the arm is better.
-* Documents are the unit of resampling. A value is a ratio, Σ nats / Σ bytes (/ ln 2), so a resample draws
-  whole documents and takes the ratio of the sums, never the mean of the ratios.
-* An arm is measured with several seeds on the same documents; the same seed shares its initialisation and
-  its data order between arms, so comparisons are paired twice: by seed and by document.
+* A **gain** is positive where the arm is better: `baseline − arm` where less is better, as with bits per byte,
+  `arm − baseline` where more is, as with an accuracy.
+* What is resampled are documents, or the items of a task (resampling.py).
+* An arm is measured with several seeds on the same items; the same seed shares its initialisation and its data
+  order between arms, so comparisons are paired twice: by seed and by item.
 
-The core needs NumPy only. `t_quantile`, hence `compare`, needs SciPy (the extra `lab`).
+`t_quantile`, hence `compare`, needs SciPy (the extra `lab`); the rest NumPy only.
 """
 
 from __future__ import annotations
@@ -19,73 +19,17 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from lilliput.errors import ConfigError, MissingExtra
+from lilliput.evaluate.measured import Measured
+from lilliput.evaluate.resampling import CONFIDENCE, Array
 
-Array = npt.NDArray[np.float64]
 Kind = Literal["superiority", "non-inferiority", "equivalence"]
 Verdict = Literal["supported", "not supported", "inconclusive"]
+Outcome = Literal["better", "worse", "no difference shown"]
 KINDS: tuple[Kind, ...] = ("superiority", "non-inferiority", "equivalence")
 
-LN2 = math.log(2.0)
-RESAMPLES = 2000
-CONFIDENCE = 0.95
-# Indices drawn at once: bounds the memory of a bootstrap whatever the number of documents (8 bytes each).
-_DRAWN_AT_ONCE = 2_000_000
-
-
-def resample_ratios(
-    numerators: npt.ArrayLike, denominators: npt.ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Array:
-    """Ratio of the sums over the documents, for each of `resamples` draws of them with replacement.
-
-    Both arrays have shape (documents,), the result (resamples,). A draw without a byte gives NaN, which the
-    callers leave out.
-    Source: Efron & Tibshirani, An Introduction to the Bootstrap, §6 (the plug-in ratio estimator).
-    """
-    top, bottom = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
-    count = len(top)
-    rng = np.random.Generator(np.random.PCG64(seed))
-    at_once = max(1, _DRAWN_AT_ONCE // max(count, 1))
-    ratios = np.empty(resamples)
-    for begin in range(0, resamples, at_once):
-        rows = min(at_once, resamples - begin)
-        drawn = rng.integers(0, count, size=(rows, count))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ratios[begin : begin + rows] = top[drawn].sum(1) / bottom[drawn].sum(1)
-    return ratios
-
-
-def document_interval(
-    nats: npt.ArrayLike,
-    sizes: npt.ArrayLike,
-    *,
-    confidence: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile interval of bits per byte over the documents; (NaN, NaN) for fewer than two documents.
-
-    nats: per document, in nats. sizes: UTF-8 bytes per document.
-    """
-    if np.asarray(nats).size < 2 or np.asarray(sizes).sum() <= 0:
-        return math.nan, math.nan
-    ratios = resample_ratios(nats, sizes, resamples=resamples, seed=seed) / LN2
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(ratios, [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def document_error(nats: npt.ArrayLike, sizes: npt.ArrayLike, *, seed: int = 0) -> float:
-    """Standard error of bits per byte over the documents (bootstrap); 0 for fewer than two documents.
-
-    `nats` may be differences of nats between two arms on the same documents: then this is SE_documents of
-    the paired comparison.
-    """
-    if np.asarray(nats).size < 2 or np.asarray(sizes).sum() <= 0:
-        return 0.0
-    return float(np.nanstd(resample_ratios(nats, sizes, seed=seed), ddof=1) / LN2)
+Cells = Mapping[tuple[str, int], Measured]  # (arm, seed) → what it reached, all by one metric
 
 
 def t_quantile(probability: float, dof: float) -> float:
@@ -95,28 +39,6 @@ def t_quantile(probability: float, dof: float) -> float:
     except ImportError:
         raise MissingExtra("scipy", "lab") from None
     return float(special.stdtrit(dof, probability))
-
-
-@dataclass(frozen=True)
-class Scores:
-    """One finished cell (arm × seed). nats, sizes: per document, shape (documents,); sizes in UTF-8 bytes.
-
-    text: identifies the documents; only scores of the same text are compared.
-    """
-
-    nats: Array
-    sizes: Array
-    text: str = ""
-
-    def same_documents(self, other: Scores) -> bool:
-        return self.text == other.text and np.array_equal(self.sizes, other.sizes)
-
-    @property
-    def bits_per_byte(self) -> float:
-        return float(self.nats.sum() / self.sizes.sum() / LN2)
-
-
-Cells = Mapping[tuple[str, int], Scores]  # (arm, seed) → scores
 
 
 @dataclass(frozen=True)
@@ -130,7 +52,7 @@ class SeedVariance:
 def pooled_seed_variance(values: Mapping[tuple[str, int], float]) -> SeedVariance:
     """s²_seed: how much a paired difference between two arms varies from seed to seed, pooled over all arms.
 
-    values: bits per byte by (arm, seed). The additive model `value = arm + seed + noise` is fitted by least
+    values: the figure by (arm, seed). The additive model `value = arm + seed + noise` is fitted by least
     squares; a paired difference has twice the variance of the noise. With two arms this is exactly the
     variance of their differences with n − 1 degrees of freedom; with A arms over the same n seeds it has
     (A − 1)(n − 1), and cells may be missing. Source: randomised complete blocks (Montgomery, Design and
@@ -176,10 +98,10 @@ def arm_levels(values: Mapping[tuple[str, int], float]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Effect:
-    """A paired comparison: gain = baseline − arm in bits per byte (positive: the arm is better).
+    """A paired comparison. gain: positive where the arm is better, in bits per byte or the task's measure.
 
     low, high: 95 % interval. seeds: how many are shared by both arms. se_seed = √(s²_seed / n), NaN when no
-    arm of the study was repeated: then the interval covers the choice of documents only.
+    arm of the study was repeated: then the interval covers the choice of documents (or items) only.
     """
 
     arm: str
@@ -193,13 +115,20 @@ class Effect:
     se_documents: float
     dof: int
 
+    @property
+    def outcome(self) -> Outcome:
+        """What the interval says of the arm beside the baseline."""
+        return "better" if self.low > 0 else "worse" if self.high < 0 else "no difference shown"
+
     def to_dict(self) -> dict[str, Any]:
-        return {key: _number(value) for key, value in asdict(self).items()}
+        return _plain(asdict(self)) | {"outcome": self.outcome}
 
 
-def _number(value: Any) -> Any:
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has no NaN: null stands for what could not be estimated."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }
 
 
 def compare(
@@ -212,28 +141,27 @@ def compare(
 ) -> Effect:
     """The gain of `arm` over `baseline` on the seeds both have, with its interval (docs/evaluate.md).
 
-    gain = mean over seeds of the paired difference on the same documents;
+    gain = mean over seeds of the paired difference on the same documents or items;
     SE² = s²_seed / n + SE²_documents, with the t quantile of the pooled degrees of freedom.
     variance: s²_seed if known; by default pooled over all arms in `cells`.
     Raises ConfigError if the arms share no seed or were not measured on the same documents.
     """
     shared = sorted({s for a, s in cells if a == arm} & {s for a, s in cells if a == baseline})
     if not shared:
-        raise ConfigError(
-            f"{arm} and {baseline} share no finished seed", mend="run both arms with the same seeds"
-        )
+        raise ConfigError(f"{arm} and {baseline} share no finished seed", mend="run both arms with the same seeds")
     ours, theirs = [cells[arm, s] for s in shared], [cells[baseline, s] for s in shared]
-    sizes = ours[0].sizes
-    if not all(ours[0].same_documents(cell) for cell in (*ours, *theirs)):
+    first = ours[0]
+    if not all(first.same_items(cell) for cell in (*ours, *theirs)):
         raise ConfigError(
             f"{arm} and {baseline} were not measured on the same documents",
             mend="give the study `evaluate:` texts, so that every arm is measured on those",
         )
-    difference = np.mean([b.nats - a.nats for a, b in zip(ours, theirs, strict=True)], axis=0)
-    gain = float(difference.sum() / sizes.sum() / LN2)
+    pairs = [a.results - b.results for a, b in zip(ours, theirs, strict=True)]
+    difference: Array = first.sign * np.mean(pairs, axis=0)
+    gain = first.mean(difference)
     if variance is None:
-        variance = pooled_seed_variance({key: cell.bits_per_byte for key, cell in cells.items()})
-    se_documents = document_error(difference, sizes)
+        variance = pooled_seed_variance({key: cell.value for key, cell in cells.items()})
+    se_documents = first.error(difference)
     se_seed = math.sqrt(variance.value / len(shared)) if variance.dof else math.nan
     se = math.sqrt((se_seed**2 if variance.dof else 0.0) + se_documents**2)
     half = se * t_quantile((1 + confidence) / 2, variance.dof if variance.dof else math.inf)
@@ -266,7 +194,7 @@ _RULES: dict[Kind, Callable[[float, float, float], tuple[bool, bool]]] = {
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """Mean bits per byte of an arm over its seeds; where arms have different seeds, at equal ones (`arm_levels`).
+    """Mean of an arm over its seeds; where arms have different seeds, at equal ones (`arm_levels`).
 
     sd: spread of the arm's own seeds (NaN with one). low, high: 95 % interval of the arm's own level, from
     the spread over seeds (pooled over all arms) and the choice of documents. Two arms are compared by
@@ -281,25 +209,25 @@ class ArmSummary:
     sd: float
 
     def to_dict(self) -> dict[str, Any]:
-        return {key: _number(value) for key, value in asdict(self).items()}
+        return _plain(asdict(self))
 
 
 def summarise(cells: Cells, *, confidence: float = CONFIDENCE) -> dict[str, ArmSummary]:
     """Mean, spread over seeds and interval of every arm."""
-    arms: dict[str, list[Scores]] = {}
+    arms: dict[str, list[Measured]] = {}
     for (arm, _), cell in sorted(cells.items()):
         arms.setdefault(arm, []).append(cell)
-    values = {arm: np.array([cell.bits_per_byte for cell in own]) for arm, own in arms.items()}
+    values = {arm: np.array([cell.value for cell in own]) for arm, own in arms.items()}
     dof = sum(len(own) - 1 for own in values.values())
     squares = sum(float(((own - own.mean()) ** 2).sum()) for own in values.values())
     quantile = t_quantile((1 + confidence) / 2, dof if dof else math.inf)
-    levels = arm_levels({key: cell.bits_per_byte for key, cell in cells.items()})
+    levels = arm_levels({key: cell.value for key, cell in cells.items()})
     summaries = {}
     for arm, own in arms.items():
-        same = all(own[0].same_documents(cell) for cell in own)
-        nats = np.mean([cell.nats for cell in own], axis=0) if same else own[0].nats
+        same = all(own[0].same_items(cell) for cell in own)
+        results: Array = np.mean([cell.results for cell in own], axis=0) if same else own[0].results
         se_seed = math.sqrt(squares / dof / len(own)) if dof else 0.0
-        half = quantile * math.hypot(se_seed, document_error(nats, own[0].sizes))
+        half = quantile * math.hypot(se_seed, own[0].error(results))
         mean = levels[arm]
         sd = float(values[arm].std(ddof=1)) if len(own) > 1 else math.nan
         summaries[arm] = ArmSummary(arm, mean, mean - half, mean + half, len(own), sd)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from lilliput.evaluate.statistics import Scores
+from lilliput.evaluate.measured import Scores
 from lilliput.lab.grid import TEACHER, Cell, fill_in
 from lilliput.lab.spec import Study
 from lilliput.progress import say

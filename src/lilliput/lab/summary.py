@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lilliput.errors import ConfigError
+from lilliput.evaluate.measured import Scores
 from lilliput.evaluate.statistics import (
-    Scores,
     SeedVariance,
     compare,
     judge,
@@ -32,7 +32,7 @@ def summarise_study(
     failed: why a cell would not train, by (arm, seed).
     """
     measured = {key: scores(cell) for key, cell in found.items()}
-    values = {key: cell.bits_per_byte for key, cell in measured.items()}
+    values = {key: cell.value for key, cell in measured.items()}
     variance = pooled_seed_variance(values)
     base = study.base_arm()
     levels = summarise(measured) if measured else {}

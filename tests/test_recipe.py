@@ -93,3 +93,33 @@ def test_every_key_is_described() -> None:
     keys = known_keys()
     assert {"train.lr", "tokenizer.from", "from", "budget.params"} <= set(keys)
     assert all(keys.values())
+
+
+def test_rounds_and_a_law_that_are_not_asked_for_are_left_out() -> None:
+    plain = load_recipe("tiny").to_dict()
+    assert "rounds" not in plain and "lr_law" not in plain["train"]
+    assert load_recipe("tiny", ["rounds.count=1", "rounds.rate=0.25"]).to_dict() == plain
+    asked = load_recipe("tiny", ["rounds.count=2", "train.lr_law={lr: 1e-4, batch_tokens: 1M}"])
+    assert asked.to_dict()["rounds"]["parts"] == 8
+    assert build_recipe(yaml.safe_load(asked.to_yaml()), where="test") == asked
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["rounds.rate=0.25"], "needs rounds.count"),
+        (["rounds.count=0"], "rounds.count"),
+        (["rounds.count=2", "rounds.rate=0"], "rounds.rate"),
+        (["rounds.count=2", "rounds.rate=1.5"], "rounds.rate"),
+        (["rounds.count=2", "rounds.parts=0"], "rounds.parts"),
+        (["rounds.count=2", "rounds.temperature=0"], "rounds.temperature"),
+        (["rounds.count=2", "rounds.weighting=lost"], "rounds.weighting"),
+        (["train.lr_law.lr=0.001"], "lr_law.batch_tokens"),
+        (["train.lr_law.power=1"], "lr_law.power needs"),
+        (["train.lr=0.001", "train.lr_law={lr: 1e-4, batch_tokens: 1M}"], "give one of them"),
+    ],
+)
+def test_rounds_and_laws_that_cannot_be_are_refused(settings: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected) as caught:
+        load_recipe("tiny", settings)
+    assert caught.value.mend

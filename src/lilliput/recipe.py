@@ -6,44 +6,19 @@ left out (`None`) is derived later from the budget by cited rules and printed.
 
 from __future__ import annotations
 
-import math
 import re
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from lilliput.errors import ConfigError, nearest
-
-_SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([kKmMgGbBtT]?)\s*$")
-_BYTES = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([kKMG]?)(B|iB)\s*$")
-_FACTOR = {"": 1, "k": 1_000, "m": 1_000_000, "g": 10**9, "b": 10**9, "t": 10**12}
-
-
-def parse_size(value: object) -> object:
-    """`300k`, `8M`, `1.5B`, `2e6` → an integer; anything else is left for the type check to refuse."""
-    if isinstance(value, str) and (match := _SIZE.match(value)):
-        size = float(match[1]) * _FACTOR[match[2].lower()]
-        return round(size) if math.isfinite(size) else value
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
-
-
-Size = Annotated[int, BeforeValidator(parse_size)]
-
-
-def parse_bytes(value: object) -> object:
-    """`8MB`, `8M` → 8,000,000 and `8MiB` → 8,388,608; anything else is left for the type check to refuse."""
-    if isinstance(value, str) and (match := _BYTES.match(value)):
-        power = " kmg".index((match[2] or " ").lower())
-        return round(float(match[1]) * (1024 if match[3] == "iB" else 1000) ** power)
-    return parse_size(value)
-
-
-Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+from lilliput.sizes import Bytes, Compact
+from lilliput.sizes import Size as Size
+from lilliput.sizes import parse_compact as parse_compact
+from lilliput.sizes import parse_size as parse_size
 
 
 class _Settings(BaseModel):
@@ -56,32 +31,6 @@ class SourceSpec(_Settings):
     source: str = Field(min_length=1, description="a file, glob or folder, `hf:NAME[:split]` or `builtin:python`")
     weight: float = Field(1.0, gt=0, le=1000, description="how often its documents are seen, relative to 1")
     field: str = Field("text", description="the JSONL or Parquet field that holds the text")
-
-
-def parse_compact(value: object) -> object:
-    """`rule`, a number of pieces (`4096`, `16k`: int) or a coverage (`0.97`, `97%`: float up to 1)."""
-    if isinstance(value, bool):
-        return str(value)
-    if isinstance(value, str) and value.strip().endswith("%"):
-        try:
-            value = float(value.strip()[:-1]) / 100
-        except ValueError:
-            return value
-    elif isinstance(value, str) and re.fullmatch(r"\s*0?\.\d+\s*", value):
-        value = float(value)
-    if isinstance(value, float) and 0 < value <= 1:
-        return value
-    return parse_size(value)
-
-
-def _check_compact(value: int | float | str | None) -> int | float | str | None:
-    number = isinstance(value, int) and value >= 2
-    if value in (None, "rule") or number or (isinstance(value, float) and 0 < value <= 1):
-        return value
-    raise ValueError("give a number of pieces, a coverage up to 1 (0.97 or 97%), or rule")
-
-
-Compact = Annotated[int | float | str | None, BeforeValidator(parse_compact), AfterValidator(_check_compact)]
 
 
 class TokenizerSettings(_Settings):
@@ -167,6 +116,22 @@ class InheritSettings(_Settings):
     top: int | None = Field(None, ge=1, le=65_536, description="its best answers kept on disk, so many; none: ask live")
 
 
+class RateLaw(_Settings):
+    """The peak rate by the batch: lr = (batch / batch_tokens)^power · lr (PanGu-π Pro §4.1, Figs 7 and 8)."""
+
+    lr: float | None = Field(None, gt=0, le=1, description="in place of `train.lr`: the peak at `batch_tokens`")
+    batch_tokens: Size | None = Field(None, gt=0, description="the batch, in tokens, that `lr` is for")
+    power: float = Field(0.5, ge=0, le=2, description="how the peak grows with the batch; 0.5 or 1 as a rule")
+
+    @model_validator(mode="after")
+    def _whole(self) -> RateLaw:
+        if (self.lr is None) != (self.batch_tokens is None):
+            raise ValueError("a law needs both lr_law.lr and lr_law.batch_tokens, the batch that this rate is for")
+        if self.lr is None and self.power != RateLaw.model_fields["power"].default:
+            raise ValueError("lr_law.power needs lr_law.lr and lr_law.batch_tokens")
+        return self
+
+
 class TrainSettings(_Settings):
     """How it is trained; what is left out follows from shape and budget (docs/train.md)."""
 
@@ -175,6 +140,7 @@ class TrainSettings(_Settings):
     epochs: float | None = Field(None, gt=0, le=10_000, description="horizon in passes over the corpus")
     batch_tokens: Size | None = Field(None, gt=0, description="tokens a step")
     lr: float | None = Field(None, gt=0, le=1, description="peak learning rate")
+    lr_law: RateLaw = RateLaw()
     schedule: Literal["cosine", "wsd", "constant"] = Field("cosine", description="learning rate over time")
     min_lr: float = Field(0.1, ge=0, le=1, description="last learning rate as a share of the peak")
     decay: float = Field(0.1, gt=0, le=1, description="`wsd`: share of the run that decays")
@@ -196,7 +162,22 @@ class TrainSettings(_Settings):
         given = [name for name in ("tokens", "bytes", "epochs") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"give one of tokens, bytes and epochs, not {' and '.join(given)}")
+        if self.lr is not None and self.lr_law.lr is not None:
+            raise ValueError("lr and lr_law both set the peak learning rate: give one of them")
         return self
+
+
+class RoundSettings(_Settings):
+    """Several rounds: what the first one read is read again, chosen by its loss (docs/train.md)."""
+
+    count: int = Field(1, ge=1, le=64, description="rounds of training; 1: the text is read on, nothing again")
+    rate: float = Field(0.5, gt=0, le=1, description="tokens of each later round as a share of the first one's")
+    parts: int = Field(8, ge=1, le=65_536, description="parts of the first round, each drawn from alike")
+    weighting: Literal["loss", "uniform", "top", "fresh"] = Field(
+        "loss", description="what is read again: by chance weighted with the loss, by chance, the highest; or new text"
+    )
+    temperature: float = Field(1.0, gt=0, le=1000, description="`loss`: probabilities are softmax(loss / temperature)")
+    unit: Literal["batch", "sequence"] = Field("batch", description="what is drawn: whole batches, or windows")
 
 
 class EvaluateSettings(_Settings):
@@ -229,6 +210,7 @@ class Recipe(_Settings):
     model: ModelSettings = ModelSettings()
     objective: Literal["causal"] = Field("causal", description="what is learned")
     train: TrainSettings = TrainSettings()
+    rounds: RoundSettings = RoundSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     seed: int = Field(0, ge=0, lt=2**31, description="decides initialisation and data order")
 
@@ -239,11 +221,23 @@ class Recipe(_Settings):
             raise ValueError(f"inherit.{min(asked)} needs inherit.teacher, the model to inherit from")
         return self
 
+    @model_validator(mode="after")
+    def _rounds_need_a_count(self) -> Recipe:
+        asked = self.rounds.model_fields_set
+        if asked and "count" not in asked and self.rounds != RoundSettings():
+            raise ValueError(f"rounds.{min(asked)} needs rounds.count: 2 or more, or 1 for no rounds")
+        return self
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain values under the names people write; how to inherit only where there is a teacher."""
+        """Plain values under the names people write; how to inherit only where there is a teacher, rounds and a law of
+        the rate only where they are asked for: a run without them is the run it was before there were any."""
         values = self.model_dump(by_alias=True)
         if self.inherit.teacher is None:
             del values["inherit"]
+        if self.rounds.count == 1:
+            del values["rounds"]
+        if self.train.lr_law.lr is None:
+            del values["train"]["lr_law"]
         return values
 
     def to_yaml(self) -> str:

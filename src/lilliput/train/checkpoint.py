@@ -126,6 +126,14 @@ def _remove(path: Path) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
 
 
+def weights_hash(folder: Path) -> str:
+    """The SHA-256 of the newest checkpoint's weights, as it was written down; CheckpointError where there is none."""
+    paths = found(folder)
+    if not paths:
+        raise CheckpointError("the run's checkpoints have disappeared", where=str(folder))
+    return _read_sums(paths[-1]).get(_PARTS[0], "")
+
+
 def load(path: Path) -> Saved:
     """Read one checkpoint; CheckpointError where a file is missing, torn or altered."""
     sums = _read_sums(path)

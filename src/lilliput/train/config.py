@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from lilliput.errors import CheckpointError, ConfigError
+from lilliput.train.rounds import Rounds
 
 SCHEDULES = ("cosine", "wsd", "constant")
 PRECISIONS = ("fp32", "bf16")
@@ -50,6 +51,8 @@ class TrainConfig:
     """Decides the order of the data (the weights are initialised elsewhere)."""
     round: int = 0
     """Pass number in training by rounds; part of the order's key."""
+    rounds: Rounds | None = None
+    """How the run is divided into rounds that read text again; None for one round."""
     objective: str = "causal"
     compile: bool = False
     precision: str = "fp32"
@@ -97,8 +100,11 @@ class TrainConfig:
         return self.steps * self.batch_tokens
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON; rounds only where there are any, so that a run without is identified as ever."""
+        values = asdict(self)
+        if self.rounds is None:
+            del values["rounds"]
+        return values
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainConfig:
@@ -110,7 +116,10 @@ class TrainConfig:
                 f"the settings hold keys this version does not know: {', '.join(strange)}",
                 mend="go on with the version of Lilliput that began the run",
             )
-        return cls(**dict(data))
+        values = dict(data)
+        if values.get("rounds") is not None:
+            values["rounds"] = Rounds(**values["rounds"])
+        return cls(**values)
 
     def resumed_from(self, begun: TrainConfig) -> TrainConfig:
         """These settings with what the run's first machine decided.

@@ -16,7 +16,7 @@ from lilliput.model.heap import keep_freed_memory
 from lilliput.progress import say, warn
 from lilliput.train import parallel
 from lilliput.train.config import TrainConfig
-from lilliput.train.objectives import OBJECTIVES, Objective
+from lilliput.train.objectives import OBJECTIVES, Objective, split
 from lilliput.train.optimizer import (
     build_optimizer,
     copy_into,
@@ -111,6 +111,23 @@ class Engine:
             # The finished graph would stand while the next pass runs, and its small objects keep freed memory apart.
             del loss
         return total
+
+    @torch.no_grad()
+    def losses(self, batch: np.ndarray) -> list[float]:
+        """The cross-entropy of each window of a global batch, nats a target, under the weights that `model` holds (see
+        `leave_weights`): the processes take their parts and all get the whole.
+
+        batch: int64 (sequences, context + 1). The last bits follow from a window's place in the batch, as in training.
+        """
+        share = -(-len(batch) // self.world.size)
+        mine = slice(self.world.rank * share, (self.world.rank + 1) * share)
+        found = torch.zeros(len(batch), dtype=torch.float64)
+        if len(own := batch[mine]):
+            ids_BT, targets_BT = split(torch.from_numpy(own).to(self.device))
+            with self._autocast():
+                nats_BT = self.model(ids_BT, targets_BT, reduction="none")
+            found[mine] = nats_BT.double().mean(1).cpu()
+        return self.world.total(found.tolist(), self.device)
 
     def _share(self) -> int:
         """Windows of the global batch that each process takes."""

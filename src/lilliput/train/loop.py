@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,9 @@ from lilliput.train.interrupt import Interrupt
 from lilliput.train.metrics import Metrics
 from lilliput.train.objectives import check_same
 from lilliput.train.order import Cursor, Loader, Windows, fingerprint
+from lilliput.train.replay import Replay
+from lilliput.train.result import TrainResult as TrainResult
+from lilliput.train.rounds import Plan
 from lilliput.train.schedule import learning_rate
 
 if TYPE_CHECKING:
@@ -39,31 +42,6 @@ if TYPE_CHECKING:
     from lilliput.train.objectives import Objective
 
 Evaluator = Callable[["Decoder"], dict[str, float]]
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run came to."""
-
-    steps: int
-    tokens: int
-    """Target tokens of all steps, left-out ones included."""
-    seconds: float
-    """Training time over all of the run's processes in turn, evaluations and saves included."""
-    skipped: int
-    """Steps left out for their loss or gradient."""
-    final_loss: float
-    """Mean training loss of the last row of the metrics, nats a token."""
-    epochs: float
-    """Passes over the corpus, as read."""
-    peak_memory: int
-    """Bytes: resident on a CPU, allocated on a GPU; the most of any of the run's processes in turn."""
-    config: TrainConfig
-    """The settings as run: on a resumed run those its first machine decided."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 def train(
@@ -78,11 +56,12 @@ def train(
 ) -> TrainResult:
     """Train `model` in place to the end of `config`, going on from `run_dir/checkpoints` where there are any.
 
-    Writes `run_dir/metrics.jsonl`. evaluator: called every `eval_every` steps and at the end, after the save,
-    with the model; its numbers go to the metrics. objective: what is learned, by default OBJECTIVES[config.objective];
-    `model` is what its loss takes, a `Decoder` for those. Raises KeyboardInterrupt after Ctrl-C (the step finished
-    and saved), StorageError where the disk is full, TrainingError where the loss will not stay finite,
-    CheckpointError where the folder holds another run or only damaged checkpoints.
+    Writes `run_dir/metrics.jsonl`, and with rounds `run_dir/rounds` (see `replay`). evaluator: called every
+    `eval_every` steps and at the end, after the save, with the model; its numbers go to the metrics. objective: what is
+    learned, by default OBJECTIVES[config.objective]; `model` is what its loss takes, a `Decoder` for those.
+    Raises KeyboardInterrupt after Ctrl-C (the step finished and saved), StorageError where the disk is full,
+    TrainingError where the loss will not stay finite, CheckpointError where the folder holds another run or only
+    damaged checkpoints.
     """
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -128,6 +107,10 @@ class _Run:
         self.seconds, self.clock = 0.0, time.perf_counter()
         self.loss_sum, self.loss_steps, self.last_loss = 0.0, 0, math.nan
         self.engine = Engine(model, config, device, self.world, objective)
+        plan = Plan.of(config)
+        if plan is not None:
+            plan.rounds.check(plan.steps, plan.batch, self.loader.corpus)
+        self.replay = None if plan is None else Replay(plan, run_dir, self.loader, self.engine)
         if saved is not None:
             self._restore(saved)
         if config.compile and self.step < config.steps:
@@ -142,31 +125,37 @@ class _Run:
 
     def go(self) -> TrainResult:
         """Run to the end."""
-        with Interrupt() as interrupt, self._progress() as progress:
+        with Interrupt() as interrupt:
             self.row_step, self.row_clock = self.step, time.perf_counter()
             if self._evaluation_due():
                 self._evaluate(interrupt)
             while self.step < self.config.steps:
-                stopping = self._one_step(lambda: interrupt.asked)
-                if progress is not None:
-                    progress.update(self.step * self.config.batch_tokens, loss=self.last_loss)
-                self._keep_safe(stopping)
-                if stopping:
-                    raise KeyboardInterrupt
-                if self._evaluation_due():
-                    self._evaluate(interrupt)
+                self._begin_round(interrupt)
+                with self._progress() as progress:
+                    self._steps(interrupt, progress)
         self.engine.leave_weights()
-        state = self.loader.state
         return TrainResult(
             steps=self.step,
             tokens=self.step * self.config.batch_tokens,
             seconds=self._elapsed(),
             skipped=self.guard.skipped,
             final_loss=self.last_loss,
-            epochs=state.epoch + state.cursor / self.loader.n,
+            epochs=self.loader.passes,
             peak_memory=self._peak_memory(),
             config=self.config,
         )
+
+    def _steps(self, interrupt: Interrupt, progress: Progress | None) -> None:
+        """Train to the end of the round that this step is in."""
+        while self.step < self.config.steps and not self._round_begins():
+            stopping = self._one_step(lambda: interrupt.asked)
+            if progress is not None:
+                progress.update(self.step * self.config.batch_tokens, loss=self.last_loss)
+            self._keep_safe(stopping)
+            if stopping:
+                raise KeyboardInterrupt
+            if self._evaluation_due():
+                self._evaluate(interrupt)
 
     def close(self) -> None:
         """Close the files."""
@@ -177,7 +166,8 @@ class _Run:
         if not self.world.main:
             return nullcontext()
         done = self.step * self.config.batch_tokens
-        return Progress("training", self.config.tokens, "tokens", start=done)
+        title = "training" if self.replay is None else f"round {self.replay.number + 1}"
+        return Progress(title, self.config.tokens, "tokens", start=done)
 
     def _one_step(self, asked: Callable[[], bool]) -> bool:
         """Train on the next global batch. Returns whether any process was asked to stop."""
@@ -204,11 +194,10 @@ class _Run:
         tokens = (self.step - self.row_step) * self.config.batch_tokens
         figures = self.engine.objective.figures(self.engine.live)
         if self.metrics is not None:
-            state = self.loader.state
             row = {
                 "step": self.step,
                 "tokens": self.step * self.config.batch_tokens,
-                "epoch": round(state.epoch + state.cursor / self.loader.n, 6),
+                "epoch": round(self.loader.passes, 6),
                 "loss": self.last_loss if self.loss_steps else math.nan,
                 "lr": rate,
                 "grad_norm": norm,
@@ -216,6 +205,8 @@ class _Run:
                 "seconds": round(self._elapsed(), 3),
                 "skipped": self.guard.skipped,
             }
+            if self.replay is not None:
+                row["round"] = self.replay.number + 1
             self.metrics.write(row | figures)
         self.row_step, self.row_clock = self.step, now
         self.loss_sum, self.loss_steps = 0.0, 0
@@ -253,15 +244,35 @@ class _Run:
             self.row_step, self.row_clock = self.step, time.perf_counter()
         self.world.wait()
 
+    def _round_begins(self) -> bool:
+        """Whether the next step is of another round than what is being read, or nothing is being read yet."""
+        replay = self.replay
+        return replay is not None and not (replay.begun and replay.of(self.step) == replay.number)
+
+    def _begin_round(self, interrupt: Interrupt) -> None:
+        """Score and draw what a later round reads, where one begins here.
+
+        The weights have just been saved, so that a kill meanwhile loses no step.
+        """
+        if self.replay is None or not self._round_begins():
+            return
+        interrupt.at_once = True
+        if interrupt.asked:
+            raise KeyboardInterrupt
+        self.replay.begin(self.step, self.folder)
+        interrupt.at_once = False
+        self.row_step, self.row_clock = self.step, time.perf_counter()
+
     def _keep_safe(self, stopping: bool) -> None:
         """Save where it is time to, or go back where the weights are lost.
 
         While steps are being left out nothing is saved, unless a person stops the run: the weights are suspect,
-        and the checkpoint to go back to must stay. Weights that are no numbers are never saved.
+        and the checkpoint to go back to must stay; or unless a later round begins here, which is drawn by them. Weights
+        that are no numbers are never saved.
         """
         due = self.step % self.config.save_every == 0 or self._evaluation_due()
         self.due = self.due or due
-        last = self.step == self.config.steps
+        last = self.step == self.config.steps or (self.replay is not None and self.replay.at_end(self.step))
         if self.guard.lost():
             self._throw_back()
         elif stopping or last or (self.due and not self.guard.in_a_row):
@@ -285,6 +296,7 @@ class _Run:
 
     def _state(self) -> dict[str, Any]:
         return {
+            **({} if self.replay is None else {"rounds": self.replay.state()}),
             "attempt": self.attempt,
             "config": self.config.to_dict(),
             "data": self.data,
@@ -320,6 +332,8 @@ class _Run:
         check_same(self.engine.objective, state.get("objective", {}), str(saved.path))
         self.engine.load(saved.model, saved.optimizer)
         self.step = int(state["step"])
+        if self.replay is not None:
+            self.replay.resume(state["rounds"])
         self.loader.state = Cursor.from_dict(state["loader"])
         self.guard = Guard.from_dict(state["guard"])
         self.seconds, self.clock = float(state["seconds"]), time.perf_counter()
@@ -346,7 +360,9 @@ class _Run:
             raise CheckpointError("the run's checkpoints have disappeared", where=str(self.folder))
         self._restore(saved)
         guard.went_back(failed, self.guard.to_dict())
-        self.guard, self.loader.state, self.seconds = guard, here, elapsed
+        self.guard, self.seconds = guard, elapsed
+        if self.loader.state.round == here.round:
+            self.loader.state = here
         self.attempt = int(saved.state["attempt"]) + 1
         if self.world.main:
             warn(f"back from step {failed} to step {self.step}, on new data ({guard.skipped} steps left out)")

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lilliput.errors import ConfigError
 
@@ -44,8 +45,8 @@ def mix(*words: int) -> int:
     return state
 
 
-def _scramble(x: np.ndarray, key: int) -> np.ndarray:
-    """The round function: splitmix64's finaliser on x + key. uint64 → uint64."""
+def scramble(x: np.ndarray, key: int) -> np.ndarray:
+    """splitmix64's finaliser on x + key, the network's round function. uint64 → uint64."""
     x = x + np.uint64(key)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -67,7 +68,7 @@ def permute(positions: np.ndarray, n: int, *key: int) -> np.ndarray:
     def once(x: np.ndarray) -> np.ndarray:
         left, right = x >> shift, x & low
         for round_key in keys:
-            left, right = right, left ^ (_scramble(right, round_key) & low)
+            left, right = right, left ^ (scramble(right, round_key) & low)
         return (left << shift) | right
 
     out = once(positions.astype(np.uint64))
@@ -76,6 +77,19 @@ def permute(positions: np.ndarray, n: int, *key: int) -> np.ndarray:
         out[outside] = once(out[outside])
         outside = outside[out[outside] >= n]
     return out.astype(np.int64)
+
+
+def reading(places: NDArray[np.int64], n: int, seed: int, number: int = 0) -> NDArray[np.int64]:
+    """The windows at places of a reading that goes on through the corpus, epoch after epoch: int64 in, int64 out.
+
+    n: windows of the corpus. number: of the round whose order it is.
+    """
+    out = np.empty_like(places)
+    epochs = places // n
+    for epoch in np.unique(epochs).tolist():
+        here = epochs == epoch
+        out[here] = permute(places[here] - epoch * n, n, seed, number, epoch)
+    return out
 
 
 def fingerprint(shards: Windows, context: int) -> str:
@@ -106,8 +120,30 @@ class Cursor:
         return cls(epoch=int(data["epoch"]), cursor=int(data["cursor"]), round=int(data["round"]))
 
 
+@dataclass(frozen=True)
+class Pool:
+    """What a later round reads in place of the corpus: units of the first round's reading, shuffled.
+
+    units: their numbers, int64. size: windows in each; unit u stands at places u · size to (u + 1) · size of that
+    reading.
+    before: windows read in earlier rounds.
+    """
+
+    units: NDArray[np.int64]
+    size: int
+    before: int
+
+    @property
+    def windows(self) -> int:
+        """Windows of one pass."""
+        return len(self.units) * self.size
+
+
 class Loader:
-    """Hands out global batches of windows in the order of (seed, round, epoch)."""
+    """Hands out global batches of windows in the order of (seed, round, epoch).
+
+    Where a later round reads a `pool`, the epochs are passes over that, and its units stay whole.
+    """
 
     def __init__(self, shards: Windows, context: int, batch_sequences: int, seed: int, state: Cursor) -> None:
         self.shards = shards
@@ -115,13 +151,34 @@ class Loader:
         self.batch_sequences = batch_sequences
         self.seed = seed
         self.state = state
-        self.n = shards.windows(context)
-        if self.n < 1:
+        self.first = state.round
+        self.pool: Pool | None = None
+        self.corpus = shards.windows(context)
+        if self.corpus < 1:
             raise ConfigError(
                 f"the training text is shorter than one window of {context + 1} tokens",
                 where="model.context",
                 mend="give more text or a smaller model.context",
             )
+
+    @property
+    def n(self) -> int:
+        """Windows of one epoch."""
+        return self.pool.windows if self.pool else self.corpus
+
+    @property
+    def passes(self) -> float:
+        """Passes over the corpus so far, counting what is read again as often as it is."""
+        state, pool = self.state, self.pool
+        if pool is None:
+            return state.epoch + state.cursor / self.corpus
+        return (pool.before + state.epoch * pool.windows + state.cursor) / self.corpus
+
+    def begin(self, number: int, pool: Pool) -> None:
+        """Read `pool` as round `number` (1 is the second): from its start, or where a resumed run stands in it."""
+        self.pool = pool
+        if self.state.round != self.first + number:
+            self.state = Cursor(round=self.first + number)
 
     def next_indices(self) -> np.ndarray:
         """The next global batch's window numbers, int64 (batch_sequences,); moves the cursor.
@@ -134,12 +191,21 @@ class Loader:
             state = self.state
             take = min(missing, self.n - state.cursor)
             positions = np.arange(state.cursor, state.cursor + take, dtype=np.int64)
-            parts.append(permute(positions, self.n, self.seed, state.round, state.epoch))
+            parts.append(self._windows(positions))
             missing -= take
             state.cursor += take
             if state.cursor == self.n:
                 state.epoch, state.cursor = state.epoch + 1, 0
         return np.concatenate(parts)
+
+    def _windows(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The windows at positions of this epoch."""
+        state, pool = self.state, self.pool
+        if pool is None:
+            return permute(positions, self.corpus, self.seed, state.round, state.epoch)
+        slots = permute(positions // pool.size, len(pool.units), self.seed, state.round, state.epoch)
+        places = pool.units[slots] * pool.size + positions % pool.size
+        return reading(places, self.corpus, self.seed, self.first)
 
     def next_batch(self, rank: int = 0, world: int = 1) -> np.ndarray:
         """This process's share of the next global batch: int64 (≤ ceil(batch / world), context + 1)."""

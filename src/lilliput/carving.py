@@ -197,7 +197,9 @@ class Carving:
         length = min(_LONGEST, config.context)
         check_enough(shards.windows(length), f" of {length} tokens")
         batch = asked.batch_tokens or _MASK_WINDOWS * length
-        train = TrainSettings(tokens=asked.tokens or _MASK_STEPS * batch, batch_tokens=batch, lr=asked.weight_lr)
+        how = {name: getattr(self.asked.train, name) for name in ("compile", "precision", "threads")}
+        tokens = asked.tokens or _MASK_STEPS * batch
+        train = TrainSettings(tokens=tokens, batch_tokens=batch, lr=asked.weight_lr, **how)
         total, size = len(shards.tokens), int(shards.bytes.sum(dtype="u8"))
         run, _ = derive(train, replace(config, context=length), total, size, self.asked.seed, self.device)
         epochs = run.tokens / total

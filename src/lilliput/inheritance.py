@@ -105,6 +105,8 @@ def inherit_stage(
     unfinished = work / f"unfinished-{canonical_hash(key)[:24]}"
 
     def build(folder: Path) -> dict[str, Any]:
+        if asked.train.threads is not None:
+            torch.set_num_threads(asked.train.threads)
         return Carving(asked, teacher, shape, corpus.path, shards, unfinished, device).build(folder)
 
     stage = texts.stage("inherit", key, build)

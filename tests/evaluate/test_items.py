@@ -12,7 +12,7 @@ from task_support import write_rows
 from lilliput.errors import UserError
 from lilliput.evaluate.choice import choice_item
 from lilliput.evaluate.items import find_rows, names_in, read_rows
-from lilliput.evaluate.last_word import passage
+from lilliput.evaluate.last_word import Passage, passage
 from lilliput.evaluate.pairs import pair
 
 ROWS = [{"query": "a", "choices": ["b", "c"], "gold": 1}, {"query": "ü", "choices": ["d", "e"], "gold": 0}]
@@ -110,13 +110,15 @@ PASSAGE = {"context": "once upon a", "continuation": "time"}
         (choice_item, {**CHOICE, "gold": 2}, "gold is 2, with choices 0 to 1"),
         (choice_item, {**CHOICE, "gold": -1}, "gold is -1, with choices 0 to 1"),
         (choice_item, {**CHOICE, "gold": True}, "gold is True, not the number"),
-        (choice_item, {**CHOICE, "gold": "B"}, "gold is 'B', not the number"),
+        (choice_item, {**CHOICE, "gold": "C"}, "gold is 'C', with choices 0 to 1"),
+        (choice_item, {**CHOICE, "gold": "d"}, "gold is 'd', not the number, letter or text"),
+        (choice_item, {**CHOICE, "gold": []}, "gold is a list, not the number"),
+        (choice_item, {**CHOICE, "gold": [0, 2]}, "gold is 2, with choices 0 to 1"),
+        (choice_item, {**CHOICE, "choices": ["1", "0"], "gold": "1"}, "text of one choice and the place of another"),
         (choice_item, {"query": "a", "choices": ["b", "c"]}, "gold is absent"),
         (choice_item, {"ctx": "a", "endings": ["b", "c"], "label": ""}, "label is '', not the number"),
         (pair, {**PAIR, "sentence_bad": ""}, "sentence_bad is empty"),
-        (pair, {**PAIR, "UID": 7}, "UID is 7, not text"),
-        (passage, {**PASSAGE, "continuation": " "}, "continuation is empty"),
-        (passage, {"text": "word"}, "text has no last word"),
+                (passage, {**PASSAGE, "continuation": " "}, "continuation is empty"),
     ],
 )
 def test_a_row_that_makes_no_item_says_why(tmp_path, make, row, message):
@@ -132,7 +134,4 @@ def test_the_layouts_of_rows(tmp_path):
         return make(found)
 
     assert made(choice_item, CHOICE) == made(choice_item, {"ctx": "a", "endings": ["b", "c"], "label": "1", "ind": 4})
-    assert made(pair, PAIR).paradigm == "part"
-    named = made(pair, {**PAIR, "UID": "island", "linguistics_term": "islands"})
-    assert (named.paradigm, named.phenomenon) == ("island", "islands")
-    assert made(passage, PASSAGE) == made(passage, {"text": "once upon a time"})
+    assert made(passage, PASSAGE) == Passage("once upon a", "time")

@@ -2,15 +2,18 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 from task_support import plainly, small_model, small_tokenizer, write_rows
 
 from lilliput.errors import UserError
+from lilliput.evaluate import known as known_module
+from lilliput.evaluate.known import Known, known_tasks
 from lilliput.evaluate.likelihood import likelihoods
 from lilliput.evaluate.mean import mean_error
-from lilliput.evaluate.task import KINDS, known_tasks, open_task, run_task
+from lilliput.evaluate.task import open_task, run_task, score_task
 
 CHOICES = [
     {"query": "what do plants need", "choices": ["light", "a hat and a cat on the mat"], "gold": 0},
@@ -52,17 +55,16 @@ def _alone(model, tokenizer, before, continuation):
 def test_choices(model, tokenizer, tmp_path):
     write_rows(tmp_path / "mine.jsonl", CHOICES)
     task = open_task("mine", tmp_path)
-    score = KINDS["choice"].score(model, tokenizer, task.items, batch=64, title=None)
+    score = score_task(model, tokenizer, task, batch=64)
     right, right_norm = [], []
-    for row, values in zip(CHOICES, score.log_p, strict=True):
+    for row in CHOICES:
         expected = [_alone(model, tokenizer, row["query"], f" {choice}")[0] for choice in row["choices"]]
-        assert values.tolist() == pytest.approx(expected, abs=1e-4)
         right.append(int(np.argmax(expected)) == row["gold"])
         each = [value / len(choice.encode()) for value, choice in zip(expected, row["choices"], strict=True)]
         right_norm.append(int(np.argmax(each)) == row["gold"])
-    assert score.correct.tolist() == right
-    assert score.correct_norm.tolist() == right_norm
-    assert score.correct.tolist() != score.correct_norm.tolist()
+    assert score.right.tolist() == right
+    assert score.right_norm.tolist() == right_norm
+    assert score.right.tolist() != score.right_norm.tolist()
     found = run_task(model, tokenizer, task)
     p = sum(right) / 4
     assert (found["acc"], found["acc_norm"], found["items"]) == (p, sum(right_norm) / 4, 4)
@@ -156,7 +158,7 @@ def test_the_data_hash_is_of_the_items(tmp_path):
         ("blimp", "", "the data of blimp is not here", "github.com/alexwarstadt/blimp"),
         ("mine", "gone", "no such folder", "name the folder"),
         ("odd", "", "the row's fields make no task: text", "query, choices, gold"),
-        ("hellaswag", "", "query is absent, not text", "mend or remove"),
+        ("hellaswag", "", "the row's fields make no item: choices, label", "ctx, endings, label"),
     ],
 )
 def test_what_cannot_be_found_says_how_to_mend_it(tmp_path, name, folder, message, mend):
@@ -170,15 +172,25 @@ def test_what_cannot_be_found_says_how_to_mend_it(tmp_path, name, folder, messag
 
 
 def test_what_the_shipped_tasks_say():
-    assert {"blimp", "arc_easy", "arc_challenge", "hellaswag", "openbook_qa", "lambada"} <= known_tasks().keys()
-    for name, known in known_tasks().items():
-        assert known.keys() == {"kind", "files", "items", "source"}
-        assert known["kind"] in KINDS
-        assert name in known["files"]
+    asked = (
+        "blimp arc_easy arc_challenge hellaswag piqa winogrande boolq openbook_qa lambada mmlu c3 cmmlu ceval agieval"
+        " eprstmt ax_b xsum"
+    )
+    assert set(asked.split()) <= known_tasks().keys()
+    for name, said in known_tasks().items():
+        assert said.keys() >= {"kind", "files", "items", "source"}
+        assert name in said["files"]
+        known = Known.of(said["kind"], said)
+        assert set(said) <= set(re.findall(r"`(\w+)`", known_module.__doc__))
+        for category in said.get("categories", {}).values():
+            assert len(set(category)) == len(category)
+        # What a layout makes is a set of fields that the kind knows.
+        for made in said.get("layouts", ()):
+            assert tuple(made) in known.kind.own
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", ["arc_easy", "arc_challenge", "openbook_qa", "lambada", "hellaswag", "blimp"])
+@pytest.mark.parametrize("name", ["arc_easy", "openbook_qa", "lambada", "hellaswag", "eprstmt", "ceval"])
 def test_the_shipped_tasks_are_whole_where_their_data_is(data_dir, name):
     task = open_task(name, data_dir / "benchmarks")
-    assert len(task.items) == task.known["items"]
+    assert len(task.items) == task.expected

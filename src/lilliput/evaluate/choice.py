@@ -9,80 +9,87 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lilliput.evaluate.items import Row
-from lilliput.evaluate.likelihood import likelihoods
-from lilliput.evaluate.mean import mean_error
-
-if TYPE_CHECKING:
-    from lilliput.model.decoder import Decoder
-    from lilliput.tokenizer.load import Tokenizer
+from lilliput.evaluate.reader import Reader
+from lilliput.evaluate.row import Row
+from lilliput.evaluate.score import Score
 
 FIELDS = (("query", "choices", "gold"), ("ctx", "endings", "label"))
-"""How a row may name its query, its choices and the number of the right one."""
+"""How a row may name its query, its choices and the right one."""
 
 
 @dataclass(frozen=True)
 class ChoiceItem:
-    """A query, the choices that may follow it, and the number of the right one."""
+    """A query, the choices that may follow it, and the numbers of the right ones, of which most items have one."""
 
     query: str
     choices: tuple[str, ...]
-    gold: int
+    gold: tuple[int, ...]
+
+    def asked(self, delimiter: str) -> list[tuple[str, str]]:
+        """(what stands before, the continuation) of each choice."""
+        return [(self.query, f"{delimiter}{choice}") for choice in self.choices]
+
+    def example(self, delimiter: str) -> str:
+        """The item with its answer."""
+        return f"{self.query}{delimiter}{self.choices[self.gold[0]]}"
 
 
 def choice_item(row: Row) -> ChoiceItem:
     """The item of a row; UserError where it is none."""
     query, choices, gold = next((names for names in FIELDS if names[0] in row.fields), FIELDS[0])
     texts = row.texts(choices)
-    return ChoiceItem(row.text(query), texts, row.index(gold, len(texts)))
+    return ChoiceItem(row.text(query), texts, row.right(gold, texts))
+
+
+PARTIAL_FIELDS = ("contexts", "ending", "gold")
 
 
 @dataclass(frozen=True)
-class ChoiceScore:
-    """log_p: per item, of its choices, in nats. correct, correct_norm: per item, for paired comparisons."""
+class PartialItem:
+    """Partial evaluation (Trinh and Le 2018): several beginnings, of which one is right, and one ending that is scored
+    after each."""
 
-    log_p: list[npt.NDArray[np.float64]]
-    correct: npt.NDArray[np.bool_]
-    correct_norm: npt.NDArray[np.bool_]
-    tokens: int
-    cut: int
+    contexts: tuple[str, ...]
+    ending: str
+    gold: tuple[int, ...]
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: accuracies with their standard errors."""
-        return {
-            "acc": float(self.correct.mean()),
-            "acc_norm": float(self.correct_norm.mean()),
-            "stderr": mean_error(self.correct),
-            "stderr_norm": mean_error(self.correct_norm),
-            "items": len(self.correct),
-            "tokens": self.tokens,
-            "cut": self.cut,
-        }
+    def asked(self, delimiter: str) -> list[tuple[str, str]]:
+        """As of a choice."""
+        return [(context, f"{delimiter}{self.ending}") for context in self.contexts]
+
+    def example(self, delimiter: str) -> str:
+        """The item with its answer."""
+        return f"{self.contexts[self.gold[0]]}{delimiter}{self.ending}"
+
+
+def partial_item(row: Row) -> PartialItem:
+    """The item of a row; UserError where it is none."""
+    contexts = row.texts("contexts")
+    return PartialItem(contexts, row.text("ending", empty=False), row.right("gold", contexts))
 
 
 def score_choices(
-    model: Decoder,
-    tokenizer: Tokenizer,
-    items: Sequence[ChoiceItem],
+    reader: Reader,
+    items: Sequence[ChoiceItem | PartialItem],
     *,
-    batch: int | None = None,
+    before: Sequence[str],
+    delimiter: str = " ",
     title: str | None = "evaluating",
-) -> ChoiceScore:
-    """Score every item; `batch` and `title` as for `likelihoods`."""
-    requests = [(item.query, f" {choice}") for item in items for choice in item.choices]
-    found = likelihoods(model, tokenizer, requests, batch=batch, title=title)
-    log_p = np.split(found.log_p, np.cumsum([len(item.choices) for item in items])[:-1])
-    sizes = [np.array([len(choice.encode()) for choice in item.choices]) for item in items]
-    gold = np.array([item.gold for item in items])
-    return ChoiceScore(
-        log_p,
-        np.array([values.argmax() for values in log_p]) == gold,
-        np.array([(values / size).argmax() for values, size in zip(log_p, sizes, strict=True)]) == gold,
-        found.tokens,
-        found.cut,
+) -> Score:
+    """Score every item. before: of each, what stands before its query: description and examples."""
+    asked = [item.asked(delimiter) for item in items]
+    requests = [(first + query, text) for first, own in zip(before, asked, strict=True) for query, text in own]
+    found = reader.likelihoods(requests, title)
+    log_p = np.split(found.log_p, np.cumsum([len(own) for own in asked])[:-1])
+    # The delimiter is no part of the choice.
+    skipped = len(delimiter.encode())
+    sizes = [np.array([len(text.encode()) - skipped for _, text in own]) for own in asked]
+    per_byte = [values / size for values, size in zip(log_p, sizes, strict=True)]
+    right, right_norm = (
+        np.array([values.argmax() in item.gold for values, item in zip(every, items, strict=True)])
+        for every in (log_p, per_byte)
     )
+    return Score(right, right_norm, tokens=found.tokens, cut=found.cut)

@@ -1,61 +1,55 @@
-"""Tasks by their names: where the rows lie, what kind of task they make, and its result.
+"""Tasks by their names: their rows found and read, scored by a model, and what is to be said of the result.
 
-What is known of a benchmark stands in tasks/NAME.yaml: `kind`; `files`, the names its rows may have in a folder of the
-person's, the first that is there being taken; `items`, how many the whole benchmark has; `source`, where it is to be
-had. A name without such a file is a task too if the folder holds its rows: their fields then say what kind it is.
+A name that is no known benchmark (known.py) is a task too if the person's folder holds its rows: their fields then say
+what kind it is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
-from importlib import resources
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from lilliput.corpus.files import printable
 from lilliput.device import versions
 from lilliput.errors import UserError, nearest
-from lilliput.evaluate import choice, last_word, pairs
-from lilliput.evaluate.items import Row, find_rows, names_in, read_rows
+from lilliput.evaluate.items import find_rows, names_in, read_rows
+from lilliput.evaluate.kinds import KINDS, kind_of
+from lilliput.evaluate.known import Known, known_tasks, shape_of
+from lilliput.evaluate.layout import laid_out
+from lilliput.evaluate.reader import CausalReader, Reader
+from lilliput.evaluate.row import Row
+from lilliput.evaluate.score import Parts, Score
+from lilliput.evaluate.shots import Example, befores
+from lilliput.progress import Progress
 
 if TYPE_CHECKING:
     from lilliput.model.decoder import Decoder
     from lilliput.tokenizer.load import Tokenizer
 
-
-@dataclass(frozen=True)
-class Kind:
-    """item: makes an item of a row. score: (model, tokenizer, items, batch=, title=) → a score with `to_dict`.
-    layouts: the fields that make a row one of this kind."""
-
-    item: Callable[[Row], Any]
-    score: Callable[..., Any]
-    layouts: tuple[tuple[str, ...], ...]
-
-
-KINDS = {
-    "choice": Kind(choice.choice_item, choice.score_choices, choice.FIELDS),
-    "pairs": Kind(pairs.pair, pairs.score_pairs, (pairs.FIELDS,)),
-    "last-word": Kind(last_word.passage, last_word.score_last_words, (last_word.FIELDS,)),
-}
+# Rows between two looks at the clock.
+_SHOW = 500
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task with its items. place: the file or folder they come from. known: what its file in tasks/ says, nothing
-    for a task of the person's own."""
+    """A task with its items. kind: a name in `KINDS`. before: of each item, what stands before it: description and
+    examples. parts: how the items are divided, if they are. place: the file or folder they come from. total: how many
+    items there are, of which `items` are all or, under a limit, some. expected: how many the known benchmark has."""
 
     name: str
     kind: str
     items: list[Any]
     place: Path
-    known: dict[str, Any]
+    before: list[str]
+    parts: Parts | None = None
+    delimiter: str = " "
+    shots: int = 0
+    total: int = 0
+    expected: int | None = None
 
     @property
     def hash(self) -> str:
@@ -65,40 +59,88 @@ class Task:
             digest.update(json.dumps(asdict(item), ensure_ascii=False).encode() + b"\n")
         return digest.hexdigest()
 
-
-@cache
-def known_tasks() -> dict[str, dict[str, Any]]:
-    """What each file in tasks/ says, by its name."""
-    folder = resources.files("lilliput.evaluate") / "tasks"
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda file: file.name)
-    return {file.name.removesuffix(".yaml"): yaml.safe_load(file.read_text(encoding="utf-8")) for file in files}
+    def score(self, reader: Reader, title: str | None) -> Score:
+        """Score every item. title: of the progress shown, None for none."""
+        kind = KINDS[self.kind]
+        more = {"before": self.before, "delimiter": self.delimiter} if kind.prompted else {}
+        return replace(kind.score(reader, self.items, title=title, **more), parts=self.parts)
 
 
-def open_task(name: str, folder: Path | None) -> Task:
+def open_task(name: str, folder: Path | None, *, shots: int = 0, limit: int | None = None) -> Task:
     """The task, its rows read and checked.
 
-    folder: where the person's data lies; None: nowhere. Raises UserError for a name that is no known task and not in
-    the folder, naming the nearest; where the data is missing, saying how to get it; and for a row that makes no item.
+    folder: where the person's data lies; None: nowhere. shots: examples before each item, from the split that the
+    benchmark has them in. limit: take so many items, evenly from all. Raises UserError for a name that is no known task
+    and not in the folder, naming the nearest; where the data is missing, saying how to get it; for a row that makes no
+    item; and for shots that the data does not have.
     """
-    known = known_tasks().get(name)
+    said = known_tasks().get(name)
     if folder is not None and not folder.is_dir():
         raise UserError(f"no such folder: {folder}", where="--data", mend="name the folder that holds the tasks' rows")
-    place = find_rows(folder, _files(name, known)) if folder is not None and Path(name).name == name else None
+    place = find_rows(folder, _files(name, said)) if folder is not None and Path(name).name == name else None
     if place is None:
-        raise _unknown(name, folder) if known is None else _missing(name, known, folder)
-    kind, items = (known or {}).get("kind"), []
-    for row in read_rows(place):
-        kind = kind or _kind(row)
-        items.append(KINDS[kind].item(row))
-    return Task(name, str(kind), items, place, known or {})
+        raise _unknown(name, folder) if said is None else missing(name, said, folder)
+    said = said or {}
+    rows = list(read_rows(place, shape_of(said, "split")))
+    kind = said.get("kind") or kind_of(rows[0])
+    known = Known.of(kind, said)
+    examples = _items(_examples(name, place, said, known), known) if shots else []
+    held = _items(rows, known)
+    if not held:
+        mend = f"get it again: {said.get('source')}"
+        raise UserError(f"none of the rows is an item of {name}", where=printable(place), mend=mend)
+    total = len(held)
+    if limit is not None and limit < total:
+        held = [held[at * total // limit] for at in range(limit)]
+    parts = _parts(held, known.parts, said.get("categories", {})) if known.parts else None
+    if not known.parts:
+        examples, held = ([replace(one, part="") for one in own] for own in (examples, held))
+    before = befores([one.part for one in held], examples, shots, known.description, known.delimiter)
+    items = [one.item for one in held]
+    return Task(name, kind, items, place, before, parts, known.delimiter, shots, total, said.get("items"))
 
 
-def _files(name: str, known: dict[str, Any] | None) -> Sequence[str]:
-    return tuple((known or {}).get("files", (name,)))
+def _items(rows: Sequence[Row], known: Known) -> list[Example]:
+    """The items of the rows that count."""
+    found = []
+    with Progress("reading", len(rows), "rows") as bar:
+        for done, row in enumerate(rows, 1):
+            if known.counts(row):
+                part, category = (_named(row, known.parts.get(name)) for name in ("field", "category"))
+                item = known.kind.item(laid_out(row, known.layouts, known.kind.own))
+                found.append(Example(item, row.part if part is None else part, category))
+            if done % _SHOW == 0:
+                bar.update(done)
+    return found
 
 
-def _wanted(known: dict[str, Any]) -> str:
-    return " or ".join(", ".join(fields) for fields in KINDS[known["kind"]].layouts)
+def _named(row: Row, field: str | None) -> str | None:
+    return row.text(field) if field and field in row.fields else None
+
+
+def _parts(held: Sequence[Example], parts: Mapping[str, Any], said: Mapping[str, Sequence[str]]) -> Parts:
+    categories: dict[str, list[str]] = {}
+    for category, names in said.items():
+        for name in names:
+            categories.setdefault(name, []).append(category)
+    for one in held:
+        if one.category is not None:
+            categories[one.part] = [one.category]
+    of, under = parts["names"]
+    return Parts([one.part for one in held], categories, parts["mean"] == "parts", (of, under))
+
+
+def _examples(name: str, place: Path, said: Mapping[str, Any], known: Known) -> list[Row]:
+    """The rows of the split that examples come from; never those of the items' own."""
+    if not known.kind.prompted or "examples" not in said or not (place.is_dir() or ".tar" in place.name):
+        words = " or ".join(said.get("examples", ()))
+        mend = f"give files whose names say {words}, beside those of the items" if words else "leave --shots out"
+        raise UserError(f"{name} has no examples for shots here", where="--shots", mend=mend)
+    return list(read_rows(place, replace(shape_of(said, "examples"), strict=True)))
+
+
+def _files(name: str, said: Mapping[str, Any] | None) -> Sequence[str]:
+    return tuple((said or {}).get("files", (name,)))
 
 
 def _unknown(name: str, folder: Path | None) -> UserError:
@@ -109,40 +151,47 @@ def _unknown(name: str, folder: Path | None) -> UserError:
     return UserError(f"no such task: {name}", where="--task", mend=mend)
 
 
-def _missing(name: str, known: dict[str, Any], folder: Path | None) -> UserError:
-    file = (folder or Path("DIR")) / f"{_files(name, known)[0]}.jsonl"
-    fields = " or ".join(", ".join(layout) for layout in KINDS[known["kind"]].layouts)
-    mend = f"put its rows ({fields}) in {printable(file)}{'' if folder else ' and add --data DIR'}; {known['source']}"
+def missing(name: str, said: Mapping[str, Any], folder: Path | None, also: str = "") -> UserError:
+    """The error for a known task whose data is not here. also: another way to get it."""
+    file = (folder or Path("DIR")) / f"{_files(name, said)[0]}.jsonl"
+    kind = KINDS[said["kind"]]
+    layouts = [*kind.own, *(layout.fields for layout in Known.of(said["kind"], said).layouts)]
+    fields = " or ".join(", ".join(layout) for layout in layouts)
+    mend = f"put its rows ({fields}) in {printable(file)}{'' if folder else ' and add --data DIR'}; {said['source']}"
     where = printable(folder) if folder else "--task"
-    return UserError(f"the data of {name} is not here", where=where, mend=mend)
+    return UserError(f"the data of {name} is not here", where=where, mend=f"{mend}{also}")
 
 
-def _kind(row: Row) -> str:
-    """The kind of task that has such rows."""
-    for name, kind in KINDS.items():
-        if any(set(fields) <= row.fields.keys() for fields in kind.layouts):
-            return name
-    layouts = " | ".join(", ".join(fields) for kind in KINDS.values() for fields in kind.layouts)
-    mend = f"a task's rows have one of these sets of fields: {layouts}"
-    raise UserError(f"the row's fields make no task: {', '.join(row.fields)}", where=row.where, mend=mend)
+def score_task(
+    model: Decoder, tokenizer: Tokenizer, task: Task, *, batch: int | None = None, title: str | None = None
+) -> Score:
+    """Score a task, item by item. batch: tokens at once. title: of the progress shown, by default the task's name."""
+    return task.score(CausalReader(model, tokenizer, batch), title or task.name)
+
+
+def task_row(task: Task, score: Score, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The task's row for `--json`: its figures, and all that a person needs to compare them."""
+    whole = len(task.items) == task.total and task.expected in (None, task.total)
+    return {
+        **score.to_dict(),
+        "kind": task.kind,
+        "of": task.total,
+        "whole": whole,
+        **protocol(task.shots, tokenizer),
+        "data": str(task.place.absolute()),
+        "data_hash": task.hash,
+        "versions": versions(),
+    }
+
+
+def protocol(shots: int, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What stands before each text."""
+    bos = tokenizer.bos_id
+    return {"shots": shots, "bos": {"policy": "one before each text", "id": bos, "token": tokenizer.token(bos)}}
 
 
 def run_task(
     model: Decoder, tokenizer: Tokenizer, task: Task, *, batch: int | None = None, title: str | None = None
 ) -> dict[str, Any]:
-    """Score a task: its row for `--json`, with all that a person needs to compare it.
-
-    batch: tokens at once. title: of the progress shown, by default the task's name.
-    """
-    score = KINDS[task.kind].score(model, tokenizer, task.items, batch=batch, title=title or task.name)
-    bos = tokenizer.bos_id
-    return {
-        **score.to_dict(),
-        "kind": task.kind,
-        "whole": task.known.get("items") in (None, len(task.items)),
-        "shots": 0,
-        "bos": {"policy": "one before each text", "id": bos, "token": tokenizer.token(bos)},
-        "data": str(task.place.absolute()),
-        "data_hash": task.hash,
-        "versions": versions(),
-    }
+    """Score a task and give its row for `--json`; arguments as for `score_task`."""
+    return task_row(task, score_task(model, tokenizer, task, batch=batch, title=title), tokenizer)

@@ -21,6 +21,7 @@ from lilliput.cli.doctor import doctor
 from lilliput.cli.evaluate import evaluate
 from lilliput.cli.generate import generate
 from lilliput.cli.inherit import inherit
+from lilliput.cli.ladder import ladder
 from lilliput.cli.make import make
 from lilliput.cli.outcome import Answer, Failure, finish, guarded, stdout_for_answer
 from lilliput.cli.plan import plan
@@ -43,7 +44,7 @@ app = typer.Typer(
 tokenizer = typer.Typer(help="Tokenizers: learn, count, cut down, compare.", **_PLAIN)
 study = typer.Typer(help="Compare arms × seeds of a recipe, with intervals and a verdict.", **_PLAIN)
 
-_VERBS: tuple[Callable[..., Answer], ...] = (make, plan, inherit, generate, chat, evaluate, speed, doctor)
+_VERBS: tuple[Callable[..., Answer], ...] = (make, ladder, plan, inherit, generate, chat, evaluate, speed, doctor)
 _STUDY_VERBS: dict[str, Callable[..., Answer]] = {
     "list": study_list,
     "run": study_run,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,12 @@ from lilliput.tokenizer.load import Tokenizer
 from lilliput.train import parallel
 from lilliput.train.config import FREE_KEYS, TrainConfig
 from lilliput.train.derive import derive, flops
+from lilliput.train.forgetting import scoring_cost
 from lilliput.train.further import trained
 from lilliput.train.loop import Evaluator, train
 from lilliput.train.objectives import Objective
+from lilliput.train.replay import FOLDER as ROUNDS
+from lilliput.train.rounds import first_reading
 
 # Raised when the weights change for the same settings, so that older ones are not taken for them.
 _WEIGHTS_FORMAT = 1
@@ -164,7 +167,7 @@ class Run:
 
         def objective() -> Objective | None:
             cut, work = compacted.path if compacted else None, self.folder / "answers"
-            return distil_objective(self.asked, tokenizer, shape, config, shards, cut, work, self.device)
+            return distil_objective(self.asked, tokenizer, shape, first_reading(config), shards, cut, work, self.device)
 
         weights = self._weights(packed.hash, shards, shape, config, evaluator, base, objective)
         if weights is None:
@@ -181,6 +184,8 @@ class Run:
             shape=shape,
             weights=weights,
             child=child,
+            config=config,
+            shards=shards,
         )
         return finish(made, self.store, self.device)
 
@@ -221,7 +226,7 @@ class Run:
         before = trained(Path(source).expanduser(), shape.parameters()) if source is not None else None
         size = int(shards.bytes.sum(dtype="u8"))
         config, notes = derive(
-            recipe.train, shape, len(shards.tokens), size, self.asked.seed, self.device, before
+            recipe.train, shape, len(shards.tokens), size, self.asked.seed, self.device, before, recipe.rounds
         )
         say(f"plan       {describe(shape)}")
         if settled:
@@ -263,7 +268,7 @@ class Run:
             "shape": shape.identity(),
             # Sums taken by more processes differ in their last bits.
             "processes": self.world.size,
-            "train": {name: value for name, value in asdict(config).items() if name not in FREE_KEYS},
+            "train": {name: value for name, value in config.to_dict().items() if name not in FREE_KEYS},
         }
         found = self.store.find("weights", key) if self.world.main else None
         if self.decide(found is not None):
@@ -282,7 +287,11 @@ class Run:
         def publish(folder: Path) -> dict[str, Any]:
             write_weights(folder / WEIGHTS, model)
             shutil.copyfile(self.folder / "metrics.jsonl", folder / "metrics.jsonl")
-            cost = {"flops": flops(shape, config.tokens) + teacher_flops(self.asked, config), **asdict(done)}
+            cost = {"flops": flops(shape, config.tokens) + teacher_flops(self.asked, config), **done.to_dict()}
+            if config.rounds is not None:
+                shutil.copytree(self.folder / ROUNDS, folder / ROUNDS)
+                cost["scoring"] = scoring_cost(shape, config, shards, folder / ROUNDS)
+                cost["flops"] += cost["scoring"]["flops"]
             return {"cost": cost, "weights": file_hash(folder / WEIGHTS)}
 
         return self.store.stage("weights", key, publish)

@@ -12,6 +12,7 @@ import torch
 from lilliput import device as machine
 from lilliput.corpus.documents import Documents
 from lilliput.corpus.report import ReadReport
+from lilliput.corpus.shards import Shards
 from lilliput.corpus.sources import read_source, source_identity
 from lilliput.evaluate.baselines import uniform, xz
 from lilliput.evaluate.bits import bits_per_byte
@@ -27,11 +28,17 @@ from lilliput.report.card import model_card
 from lilliput.report.page import run_page
 from lilliput.store import Stage, Store, write_atomic, write_json
 from lilliput.tokenizer.load import Tokenizer
+from lilliput.train.config import TrainConfig
+from lilliput.train.forgetting import told
 from lilliput.train.metrics import read_metrics
+from lilliput.train.replay import FOLDER as ROUNDS
 
 # What a run directory comes to hold, each written whole or not at all.
 FILES = ("run.json", "recipe.yaml", "model", "documents.json", "report.html", "results.json")
 _SCORES_FORMAT = 1
+_ROUNDS_FORMAT = 1
+# Of the results what a model directory does not hold: places here, and text of the corpus.
+_NOT_SHIPPED = ("model", "run", "report", "key", "rounds")
 _SAMPLE_TOKENS = 120
 _SAMPLES = 3
 _PROMPT_CHARACTERS = 60
@@ -51,6 +58,9 @@ class Made:
     bytes_per_token: float
     shape: ModelConfig
     weights: Stage
+    config: TrainConfig
+    shards: Shards
+    """What was trained on, and how."""
     child: Stage | None = None
     """Where the weights began, if they were carved out of a bigger model."""
 
@@ -109,13 +119,14 @@ def finish(made: Made, store: Store, device: torch.device) -> dict[str, Any]:
         },
         "cost": made.weights.manifest["cost"],
         **({"inherit": _inherited(made.child)} if made.child else {}),
+        **_rounds(made, store, model, device),
         "notes": made.notes,
         "recipe": made.settled.to_dict(),
         "machine": machine.machine(),
         "versions": machine.versions(),
         "key": made.key,
     }
-    info = {name: value for name, value in results.items() if name not in ("model", "run", "report", "key")}
+    info = {name: value for name, value in results.items() if name not in _NOT_SHIPPED}
     save_model_dir(made.folder / "model", model, made.tokenizer, info, model_card(results))
     write_atomic(made.folder / "report.html", run_page(results, read_metrics(made.folder / "metrics.jsonl")))
     write_json(made.folder / "documents.json", scores["documents"])
@@ -130,6 +141,19 @@ def _inherited(child: Stage) -> dict[str, Any]:
     kept = {name: told["neurons"][name] for name in ("how", "kept")}
     short = {name: told[name] for name in ("teacher", "layers", "bits_per_byte", "cost", "notes")}
     return {**short, "neurons": kept}
+
+
+def _rounds(made: Made, store: Store, model: Decoder, device: torch.device) -> dict[str, Any]:
+    """What came of the rounds, where there were any, kept in the store."""
+    if made.config.rounds is None:
+        return {}
+
+    def build(folder: Path) -> dict[str, Any]:
+        return told(made.config, made.shards, made.weights.path / ROUNDS, model, made.tokenizer, device)
+
+    key = {"format": _ROUNDS_FORMAT, "weights": made.weights.hash}
+    manifest = store.stage("rounds", key, build).manifest
+    return {"rounds": {name: manifest[name] for name in ("steps", "forgetting", "drawn")}}
 
 
 def _held_out(made: Made, report: ReadReport) -> Iterable[str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lilliput.compaction import read_recipe_source, tokenizer_place
 from lilliput.corpus.sources import source_identity
+from lilliput.device import pick_device
 from lilliput.errors import ConfigError
 from lilliput.export.hf import load_model_dir
-from lilliput.lineage import check_inherit, teacher_of
+from lilliput.lineage import check_inherit, child_of, teacher_of
 from lilliput.model.config import ModelConfig
 from lilliput.plan.search import derive_shape
 from lilliput.recipe import ModelSettings, Recipe, SourceSpec, build_recipe
@@ -17,8 +19,11 @@ from lilliput.store import canonical_hash, file_hash
 from lilliput.tokenizer.compact import check_size
 from lilliput.tokenizer.load import Tokenizer
 from lilliput.train.config import TrainConfig
+from lilliput.train.derive import derive
 from lilliput.train.metrics import check_tensorboard
 
+# Text that no run comes to the end of.
+_ENDLESS = 10**15
 # Settings of `train` that the weights do not depend on: they may change when a run goes on.
 FREE_SETTINGS = ("save_every", "eval_every", "tensorboard")
 
@@ -30,14 +35,23 @@ def check_request(recipe: Recipe) -> None:
     _check_tokenizer(recipe)
     if recipe.inherit.teacher is not None:
         check_inherit(recipe)
+        _check_rounds(recipe, lambda: child_of(recipe, teacher_of(recipe).config))
     elif recipe.source is None:
-        derive_shape(recipe, known_size(recipe))
+        shape = derive_shape(recipe, known_size(recipe))
+        _check_rounds(recipe, lambda: shape)
     elif ignored := _ignored(recipe):
         raise ConfigError(
             f"a model that is trained further keeps its shape and tokenizer; {', '.join(ignored)} cannot be set",
             where=f"from={recipe.source}",
             mend=f"leave out {' and '.join(ignored)}, or leave out from",
         )
+
+
+def _check_rounds(recipe: Recipe, shape: Callable[[], ModelConfig]) -> None:
+    """Refuse rounds that a run of this length cannot have, as far as its length is known before the text is read."""
+    if recipe.rounds.count > 1 and recipe.train.bytes is None and recipe.train.epochs is None:
+        train = recipe.train.model_copy(update={"compile": False})
+        derive(train, shape(), _ENDLESS, _ENDLESS, recipe.seed, pick_device(), rounds=recipe.rounds)
 
 
 def _ignored(recipe: Recipe) -> list[str]:
@@ -146,6 +160,7 @@ def settle(recipe: Recipe, shape: ModelConfig, config: TrainConfig) -> str:
             "tied": shape.tied,
             "context": shape.context,
         }
+    values["train"].pop("lr_law", None)
     values["train"] |= {
         "tokens": config.tokens,
         "bytes": None,

@@ -11,6 +11,7 @@ from lilliput.plan.rules import counted
 from lilliput.progress import duration
 from lilliput.report.chart import Row, Series, dot_chart, line_chart
 from lilliput.report.look import bullets, card, html_page, note, tiles
+from lilliput.report.rounds_part import rounds_cards
 from lilliput.report.scale import thin
 from lilliput.report.text import amount, flatten, interval_text, load_lines, own_class
 
@@ -26,6 +27,7 @@ def run_page(results: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -
         _tiles(results),
         card("Held-out text", _held_out(results)),
         card("While it trained", _curves(metrics)),
+        rounds_cards(results),
         card("What it writes", _samples(results)),
         card("Use it", _use(results)),
         _details(results),

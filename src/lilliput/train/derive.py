@@ -15,13 +15,14 @@ import torch
 
 from lilliput.device import compiler, threads, total_memory
 from lilliput.errors import ConfigError
-from lilliput.progress import count
+from lilliput.progress import count, duration
 from lilliput.train.config import TrainConfig as TrainConfig
 from lilliput.train.memory import activation_bytes
+from lilliput.train.rounds import Plan, Rounds
 
 if TYPE_CHECKING:
     from lilliput.model.config import ModelConfig
-    from lilliput.recipe import TrainSettings
+    from lilliput.recipe import RoundSettings, TrainSettings
     from lilliput.train.further import Trained
 
 TOKENS_PER_PARAMETER = 20
@@ -65,6 +66,11 @@ def effective_tokens(unique: float, epochs: float) -> float:
     if epochs <= 1:
         return unique * epochs
     return unique + REPEAT_HALF * unique * (1 - math.exp(-(epochs - 1) / REPEAT_HALF))
+
+
+def forward_flops(model: ModelConfig, tokens: float) -> float:
+    """Cost of a forward pass alone, a third of a step: what scoring takes."""
+    return flops(model, tokens) / 3
 
 
 def horizon(train: TrainSettings, parameters: int, tokens_per_epoch: int, bytes_per_epoch: int) -> Horizon:
@@ -111,11 +117,13 @@ def derive(
     seed: int,
     device: torch.device,
     before: Trained | None = None,
+    rounds: RoundSettings | None = None,
 ) -> tuple[TrainConfig, list[str]]:
     """Settle a run: (settings, one printable line for each value and where it came from).
 
     tokens_per_epoch, bytes_per_epoch: size of the packed training split. before: what the weights that it begins
-    with have seen, None for fresh ones. Raises ConfigError for a request that cannot be met.
+    with have seen, None for fresh ones. rounds: that the horizon is divided into, all of them together. Raises
+    ConfigError for a request that cannot be met.
     """
     if tokens_per_epoch <= model.context:
         raise ConfigError(
@@ -132,8 +140,10 @@ def derive(
     steps = max(1, round(length.tokens / (batch * model.context)))
     tokens = steps * batch * model.context
     notes.derived("tokens", count(tokens), f"{length.why}; {steps} steps, {flops(model, tokens):.2e} FLOPs")
-    notes.extend(_epoch_notes(tokens, tokens_per_epoch, bytes_per_epoch))
-    lr = _rate(train, model, length.tokens, before, notes)
+    divided = _rounds(rounds, model, steps, batch, tokens_per_epoch, seed, device, notes)
+    fresh = tokens if divided is None or not divided.replays else divided.ends(steps)[0] * batch * model.context
+    notes.extend(_epoch_notes(tokens, fresh, tokens_per_epoch, bytes_per_epoch))
+    lr = _rate(train, model, length.tokens, before, batch * model.context, notes)
     warmup = _warmup(train, steps, notes)
     beta2 = _beta2(train, batch * model.context, notes)
     seconds = cost / nominal_rate(model, device)
@@ -154,6 +164,7 @@ def derive(
         beta2=beta2,
         clip=train.clip,
         seed=seed,
+        rounds=divided,
         compile=_compile(train, seconds, gpu, notes),
         precision=precision,
         threads=workers,
@@ -219,10 +230,51 @@ def _batch(
     return batch, micro
 
 
-def _rate(train: TrainSettings, model: ModelConfig, tokens: float, before: Trained | None, notes: _Notes) -> float:
+def _rounds(
+    asked: RoundSettings | None,
+    model: ModelConfig,
+    steps: int,
+    batch: int,
+    tokens_per_epoch: int,
+    seed: int,
+    device: torch.device,
+    notes: _Notes,
+) -> Rounds | None:
+    """The rounds asked for, and what they read; None for one."""
+    if asked is None or asked.count == 1:
+        return None
+    rounds = Rounds(asked.count, asked.rate, asked.parts, asked.weighting, asked.temperature, asked.unit)
+    windows = (tokens_per_epoch - 1) // model.context
+    rounds.check(steps, batch, windows)
+    plan = Plan(rounds, steps, batch, model.context, seed)
+    for number, end in enumerate(plan.ends):
+        long = end - (plan.ends[number - 1] if number else 0)
+        read = f"{count(long * batch * model.context)} {plan.reads(number)}"
+        notes.derived(f"round {number + 1}", f"{long} steps", read)
+        if scored := plan.scored(number, windows) * model.context if number else 0:
+            cost = forward_flops(model, scored)
+            notes[-1] += (
+                f"; before it {count(scored)} tokens are scored, {cost:.2e} FLOPs, "
+                f"about {duration(cost / nominal_rate(model, device))} at the nominal rate"
+            )
+    return rounds
+
+
+def _rate(
+    train: TrainSettings, model: ModelConfig, tokens: float, before: Trained | None, batch_tokens: int, notes: _Notes
+) -> float:
     if train.lr is not None:
         notes.given("lr", f"{train.lr:.3g}")
         return train.lr
+    law = train.lr_law
+    if law.lr is not None and law.batch_tokens is not None:
+        lr = law.lr * float((batch_tokens / law.batch_tokens) ** law.power)
+        why = f"({batch_tokens} / {law.batch_tokens})^{law.power:g} · {law.lr:g}"
+        if lr > 1:
+            mend = "give a lower lr_law.lr, a lower power or a smaller batch"
+            raise ConfigError(f"the law's rate is {why} = {lr:.3g}, above 1", where="train.lr_law", mend=mend)
+        notes.derived("lr", f"{lr:.3g}", f"{why}, the law asked for (2402.02791 §4.1)")
+        return lr
     fitted = 0.3118 * float(flops(model, tokens + (before.tokens if before else 0)) ** -0.125)
     lr = min(MAX_LR, fitted)
     capped = f", capped at {MAX_LR:g}" if lr < fitted else ""
@@ -289,9 +341,11 @@ def _intervals(train: TrainSettings, seconds: float, steps: int, notes: _Notes) 
     return save_every, eval_every
 
 
-def _epoch_notes(tokens: float, tokens_per_epoch: int, bytes_per_epoch: int) -> list[str]:
+def _epoch_notes(tokens: float, fresh: float, tokens_per_epoch: int, bytes_per_epoch: int) -> list[str]:
+    """fresh: tokens of the first round, where later ones read these again; else all."""
     epochs = tokens / tokens_per_epoch
-    worth = effective_tokens(tokens_per_epoch, epochs)
+    unique = tokens_per_epoch if fresh == tokens else min(fresh, tokens_per_epoch)
+    worth = effective_tokens(unique, tokens / unique)
     seen = count(tokens / tokens_per_epoch * bytes_per_epoch)
     lines = [
         f"epochs = {epochs:.2f}: {count(tokens_per_epoch)} tokens in the corpus, {seen} bytes of text seen; "

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +14,8 @@ from lilliput.model.heap import keep_freed_memory
 from lilliput.progress import say, warn
 from lilliput.train import parallel
 from lilliput.train.config import TrainConfig
-from lilliput.train.objectives import OBJECTIVES, Objective, split
+from lilliput.train.likelihood import autocast, window_losses
+from lilliput.train.objectives import OBJECTIVES, Objective
 from lilliput.train.optimizer import (
     build_optimizer,
     copy_into,
@@ -103,7 +102,7 @@ class Engine:
         micro = config.micro_sequences
         for begin in range(0, share, micro):
             parallel.sync_gradients(self.live, begin + micro >= share)
-            with self._autocast():
+            with autocast(self.config.precision, self.device):
                 loss = self.objective.loss(self.live, windows[begin : begin + micro]) / config.batch_tokens
             # fully_shard averages gradients over processes; the batch's mean is their sum.
             torch.autograd.backward(loss * world.size)
@@ -112,7 +111,6 @@ class Engine:
             del loss
         return total
 
-    @torch.no_grad()
     def losses(self, batch: np.ndarray) -> list[float]:
         """The cross-entropy of each window of a global batch, nats a target, under the weights that `model` holds (see
         `leave_weights`): the processes take their parts and all get the whole.
@@ -121,22 +119,14 @@ class Engine:
         """
         share = -(-len(batch) // self.world.size)
         mine = slice(self.world.rank * share, (self.world.rank + 1) * share)
-        found = torch.zeros(len(batch), dtype=torch.float64)
-        if len(own := batch[mine]):
-            ids_BT, targets_BT = split(torch.from_numpy(own).to(self.device))
-            with self._autocast():
-                nats_BT = self.model(ids_BT, targets_BT, reduction="none")
-            found[mine] = nats_BT.double().mean(1).cpu()
+        found = np.zeros(len(batch))
+        if len(batch[mine]):
+            found[mine] = window_losses(self.model, batch[mine], self.config.precision, self.device)
         return self.world.total(found.tolist(), self.device)
 
     def _share(self) -> int:
         """Windows of the global batch that each process takes."""
         return -(-self.config.batch_sequences // self.world.size)
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        if self.config.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
-        return nullcontext()
 
     def compile(self, *, fresh: bool) -> None:
         """Compile, and prove it on one micro batch.
@@ -155,7 +145,7 @@ class Engine:
         window = torch.zeros((micro, self.config.context + 1), dtype=torch.int64, device=self.device)
         try:
             self.objective.begin(self.live, 0)
-            with self._autocast():
+            with autocast(self.config.precision, self.device):
                 loss = self.objective.loss(self.live, window)
             torch.autograd.backward(loss)
             self.clear()

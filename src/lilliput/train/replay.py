@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from lilliput.errors import CheckpointError
 from lilliput.progress import Progress, count, duration, say
-from lilliput.store import file_hash, write_atomic
+from lilliput.store import clear_abandoned, file_hash, write_atomic
 from lilliput.train.checkpoint import weights_hash
 from lilliput.train.draw import draw
 from lilliput.train.order import Pool, reading
@@ -140,6 +140,9 @@ class Replay:
             self.loader.pool = None
             return
         if self.at_end(step):
+            if self.world.main:
+                for file in (scores_file, draw_file):
+                    clear_abandoned(file(self.folder, self.number))
             weights = weights_hash(checkpoints)
             scores = self._scores(weights)
             if plan.rounds.replays and self.world.main and not self._drawn(weights):

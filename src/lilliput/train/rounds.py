@@ -8,7 +8,7 @@ of it is arithmetic on the settings and the step: nothing here is stored.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -145,9 +145,31 @@ class Plan:
         """The part (0 is the first) that each place in the first round's reading belongs to."""
         return np.searchsorted(self.parts, places // self.unit, side="right") - 1
 
+    def reads(self, number: int) -> str:
+        """What round `number` (0 is the first) reads, for people."""
+        rounds = self.rounds
+        if number == 0 or not rounds.replays:
+            return "tokens of the corpus" + (", read on" if number else "")
+        units = int(self.quotas(number).sum())
+        named = "batches" if rounds.unit == "batch" else "windows"
+        how = {
+            "loss": f"drawn by loss (softmax at temperature {rounds.temperature:g})",
+            "uniform": "drawn evenly",
+            "top": "those with the highest loss",
+        }[rounds.weighting if rounds.rate < 1 else "uniform"]
+        return f"tokens read again: {units} of {self.units} {named}, {how} within {rounds.parts} parts"
+
     def scored(self, number: int, windows: int) -> int:
         """Windows that are scored before round `number` (1 is the second), each once, of a corpus of so many."""
         if self.rounds.by_loss:
             return min(windows, self.ends[0] * self.batch)
         return min(windows, len(self.followed())) if number == 1 else 0
 
+
+
+def first_reading(config: TrainConfig) -> TrainConfig:
+    """A run over all the windows that `config` reads, each once: later rounds read those of the first again."""
+    plan = Plan.of(config)
+    if plan is None or not plan.rounds.replays:
+        return config
+    return replace(config, steps=plan.ends[0], rounds=None)

@@ -96,6 +96,19 @@ def test_the_curves_are_the_papers_figure_5() -> None:
     assert page.count("<title>2 layers at ") == 7
 
 
+def test_tasks_are_drawn_beside_bits_per_byte() -> None:
+    layers = copy.deepcopy(REPORT["layers"])
+    layers["scores"]["skips"]["pets & co"] = {"1": [0.5] * 8, "2": [0.25] * 7}
+    layers["scores"]["base"]["pets & co"] = 0.75
+    layers["how"] = "importance=pets & co"
+    page = inherit_page({**REPORT, "layers": layers})
+    text = read(page)
+    assert "The task pets & co" in text
+    assert "the task pets & co" in text
+    assert page.count("<title>2 layers left out at ") == 7 + 7
+    assert page.count("<svg") == 11
+
+
 def test_a_layer_without_which_nothing_works_does_not_hide_the_others() -> None:
     """Then the axis is logarithmic: the others are still apart."""
     layers = copy.deepcopy(REPORT["layers"])

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from lilliput.progress import duration
-from lilliput.report.chart import Reference, Row, Series, dot_chart, line_chart
+from lilliput.report.chart import Row, Series, dot_chart, line_chart
+from lilliput.report.inherit_layers import (
+    SMALL,
+    by_span,
+    distance_charts,
+    layers_said,
+    skip_chart,
+    small_chart,
+    tasks_of,
+)
 from lilliput.report.inherit_strip import strip
 from lilliput.report.look import bullets, card, figures, html_page, note, tiles
 from lilliput.report.scale import thin
@@ -48,8 +57,6 @@ _MASK_CURVES = (
     ("loss", "Loss of the text alone", "nats per token"),
     ("temperature", "Temperature of the gates", "β"),
 )
-# A skip that costs more than this many times the whole model's figure is drawn on a logarithmic axis.
-_STEEP = 3
 
 
 def inherit_page(report: Data) -> str:
@@ -155,59 +162,26 @@ def _kept(report: Data) -> str:
 def _how(how: Any) -> str:
     if str(how).startswith("keep="):
         return "named"
+    if str(how).startswith("importance="):
+        return f"what leaving each out costs of the task {str(how).removeprefix('importance=')}"
     return _HOW.get(str(how), str(how)) if how else "–"
 
 
 def _layer_charts(report: Data) -> str:
-    """Fig. 5 of PanGu-π Pro: bits per byte against the layer left out; the two distances beside it."""
-    scores = _part(report, "layers", "scores")
-    skips, base = _part(scores, "skips", "bits_per_byte"), _part(scores, "base", "bits_per_byte")
-    series = [_by_layer(f"{_layers(span)} left out", row) for span, row in _spans(skips)]
-    body = ""
-    if series:
-        worst = max(value for one in series for value in one.y)
+    """Fig. 5 of PanGu-π Pro: bits per byte against the layer left out; tasks and the two distances beside it."""
+    scores, body = _part(report, "layers", "scores"), ""
+    if chart := skip_chart(scores):
         said = "Bits per byte with layers replaced by the identity: at each place, those from there on are left out."
-        chart = line_chart(
-            series,
-            x_label="first layer left out",
-            y_label="bits per byte",
-            log_y=bool(base) and worst > _STEEP * base,
-            references=[Reference("the whole teacher", base)] if base else [],
-        )
         body += note(said) + _legible(chart)
-    influence, angular = _part(scores, "influence"), _spans(_part(scores, "angular"))
-    small = []
-    if influence:
-        one = _by_layer("block influence", influence)
-        small.append(_small([one], "Block influence: 1 − mean cosine", "layer", "1 − cos"))
-    if angular:
-        several = [_by_layer(_layers(span), row) for span, row in angular]
-        small.append(_small(several, "Angular distance over neighbouring layers", "first layer", "angle / π"))
-    return body + _beside(small)
-
-
-def _layers(span: int) -> str:
-    return "1 layer" if span == 1 else f"{span} layers"
-
-
-def _spans(rows: Mapping[str, Sequence[float]]) -> list[tuple[int, Sequence[float]]]:
-    """By number of layers, the smallest first; keys of JSON are text."""
-    return sorted((int(span), row) for span, row in rows.items() if row)
-
-
-def _by_layer(name: str, row: Sequence[float]) -> Series:
-    return Series(name, [float(layer) for layer in range(len(row))], list(row), style="both")
-
-
-def _small(series: Sequence[Series], title: str, x_label: str, y_label: str) -> str:
-    return line_chart(series, title=title, x_label=x_label, y_label=y_label, width=460, height=320)
+    tasks = [skip_chart(scores, task, title=f"The task {task}", **SMALL) for task in tasks_of(scores)]
+    return body + _beside([*tasks, *distance_charts(scores)])
 
 
 def _layer_table(report: Data) -> str:
     scores, kept = _part(report, "layers", "scores"), list(_part(report, "layers", "kept"))
     heads = _part(report, "neurons", "heads")
     depth = _part(report, "teacher", "shape", "depth") or max(kept, default=-1) + 1
-    skips, base = dict(_spans(_part(scores, "skips", "bits_per_byte"))), _part(scores, "base", "bits_per_byte")
+    skips, base = dict(by_span(_part(scores, "skips", "bits_per_byte"))), _part(scores, "base", "bits_per_byte")
     distances = [("block influence", _part(scores, "influence")), ("angular distance", _part(scores, "angular", "1"))]
     head, columns = ["layer", "in the child"], []
     if heads and len(heads) == len(kept):
@@ -215,7 +189,7 @@ def _layer_table(report: Data) -> str:
         of = dict(zip(kept, heads, strict=True))
         columns.append([", ".join(map(str, of[layer])) if layer in of else "–" for layer in range(depth)])
     for span, row in skips.items() if base else ():
-        head.append(f"{_layers(span)} left out from here")
+        head.append(f"{layers_said(span)} left out from here")
         columns.append([f"+{value - base:.4f}".replace("+-", "−") for value in row])
     for name, row in distances:
         if row:
@@ -249,10 +223,10 @@ def _masks(report: Data) -> str:
     if len(temperatures) == 1:
         body += note(f"The gates' temperature β is {min(temperatures):.3g} throughout.")
     lambdas = [Series(space, *_curve(rows, "lambda1", space)) for space in spaces]
-    drawn = [_small(lambdas, "Multipliers λ1", "step", "λ1")]
+    drawn = [small_chart(lambdas, "Multipliers λ1", "step", "λ1")]
     for key, title, unit in _MASK_CURVES:
         if key != "temperature" or len(temperatures) > 1:
-            drawn.append(_small([Series(title, *_curve(rows, key))], title, "step", unit))
+            drawn.append(small_chart([Series(title, *_curve(rows, key))], title, "step", unit))
     return body + _beside(drawn)
 
 

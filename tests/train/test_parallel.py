@@ -16,6 +16,8 @@ from lilliput.device import compiler
 from lilliput.train.checkpoint import found
 from lilliput.train.loop import train
 from lilliput.train.metrics import read_metrics
+from lilliput.train.replay import draw_file, read_draw, read_scores, scores_file
+from lilliput.train.rounds import Rounds
 
 CHILD = Path(__file__).parent / "parallel_child.py"
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
@@ -38,9 +40,9 @@ def norms(folder: Path) -> list[float]:
     return [row["grad_norm"] for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
 
 
-def alone(folder: Path, steps: int, batch: int) -> torch.nn.Module:
+def alone(folder: Path, steps: int, batch: int, rounds: Rounds | None = None) -> torch.nn.Module:
     net = model()
-    config = settings(steps=steps, batch_sequences=batch, eval_every=10, micro_sequences=2)
+    config = settings(steps=steps, batch_sequences=batch, eval_every=10, micro_sequences=2, rounds=rounds)
     train(net, stream(), config, folder, device=CPU, evaluator=lambda _: {"x": 0.0})
     return net
 
@@ -103,3 +105,20 @@ def test_compiled_layers_may_be_sharded(tmp_path: Path, one_and_two: tuple[Path,
     assert "compiling" in told
     assert "goes on without" not in told
     assert losses(tmp_path) == pytest.approx(losses(one_and_two[0]), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_score_draw_and_go_on_as_one_does(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone(one, 20, BATCH, Rounds(2, 0.5, 2, "loss", 0.1, "sequence"))
+    torchrun(two, 20, BATCH, "rounds")
+    scores = [read_scores(scores_file(folder / "rounds", 1)) for folder in (one, two)]
+    assert scores[0].windows.tolist() == scores[1].windows.tolist()
+    assert scores[0].losses == pytest.approx(scores[1].losses, abs=1e-5)
+    draws = [read_draw(draw_file(folder / "rounds", 1)).tolist() for folder in (one, two)]
+    assert draws[0] == draws[1]
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    # Resumed in the second round, and from its first step.
+    drop_last(two)
+    torchrun(two, 20, BATCH, "rounds")
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)

@@ -13,9 +13,13 @@ from lilliput.report.look import card, figures, note
 def rounds_cards(results: Mapping[str, Any]) -> str:
     """HTML of the rounds of a run's results.json; nothing for a run without."""
     told = results.get("rounds") or {}
-    return card("What later rounds did to the first one's text", _forgetting(told)) + card(
-        "What was read again", _drawn(told, results)
-    )
+    drawn = told.get("drawn") or {}
+    parts = [
+        card("What later rounds did to the first one's text", _forgetting(told)),
+        card("What was read again", _drawn(drawn, results)),
+        card("What was drawn most", _texts(drawn.get("most") or [])),
+    ]
+    return "".join(parts)
 
 
 def _forgetting(told: Mapping[str, Any]) -> str:
@@ -40,14 +44,13 @@ def _forgetting(told: Mapping[str, Any]) -> str:
     return note(said) + chart
 
 
-def _drawn(told: Mapping[str, Any], results: Mapping[str, Any]) -> str:
-    drawn = told.get("drawn") or {}
+def _drawn(drawn: Mapping[str, Any], results: Mapping[str, Any]) -> str:
     if not drawn:
         return ""
     unit = "batches" if drawn.get("unit") == "batch" else "windows"
     rows = [_row(found, drawn) for found in drawn.get("rounds") or []]
     table = figures(["", f"{unit} drawn", "their loss", "loss of the rest", "evenness"], rows)
-    return note(_said(drawn, results)) + table + _texts(drawn.get("most") or [])
+    return note(_said(drawn, results)) + table
 
 
 def _row(found: Mapping[str, Any], drawn: Mapping[str, Any]) -> list[str]:

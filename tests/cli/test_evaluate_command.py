@@ -70,7 +70,8 @@ def test_tasks_alone_as_a_table(call):
     lines = out.splitlines()
     assert [line.split()[0] for line in lines] == ["mine", "blimp", "syntax", "lambada"]
     assert "50.00% ± 50.00  by bytes 50.00% ± 50.00" in lines[0]
-    assert all(line.endswith("2 items") for line in lines)
+    assert all("  2 items" in line for line in lines)
+    assert lines[1].endswith("2 items, mean of 1 paradigms")
     assert "perplexity" in lines[3]
     code, out, _ = call("--task", "mine", "--data", ".", "--json")
     assert (code, json.loads(out)["bits_per_byte"]) == (0, None)

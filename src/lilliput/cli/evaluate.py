@@ -13,9 +13,12 @@ from lilliput.cli.outcome import Answer
 if TYPE_CHECKING:
     import torch
 
-    from lilliput.evaluate.task import Task
     from lilliput.model.decoder import Decoder
     from lilliput.tokenizer.load import Tokenizer
+
+
+# What a task's items are divided into, the first that it has being shown.
+_DIVISIONS = ("phenomena", "categories", "parts")
 
 
 def evaluate(
@@ -31,6 +34,10 @@ def evaluate(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="The folder that holds the tasks' rows.", show_default=False)
     ] = None,
+    shots: Annotated[int, typer.Option(help="Examples before each item, where the data has them apart.", min=0)] = 0,
+    limit: Annotated[
+        int | None, typer.Option(help="Take so many items of each task, for a quick look.", min=1, show_default=False)
+    ] = None,
     device: options.Device = "auto",
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -44,13 +51,13 @@ def evaluate(
         mend = "name a file: --text FILE; or a task: --task NAME --data DIR"
         raise UserError("nothing to evaluate on", where="lilliput evaluate", mend=mend)
     from lilliput.device import pick_device
-    from lilliput.evaluate.task import open_task, run_task
+    from lilliput.evaluate.task import find_task, run_task
     from lilliput.export.hf import load_model_dir
 
     path, place = options.model_folder(model), pick_device(device)
     # Every name once, in the order asked; what is wrong with the data is said before the work begins.
     folder = None if data is None else data.expanduser()
-    tasks: list[Task] = [open_task(name, folder) for name in dict.fromkeys(task or [])]
+    tasks = [find_task(name, folder, shots=shots, limit=limit) for name in dict.fromkeys(task or [])]
     decoder, tokenizer = load_model_dir(path, place)
     answer: dict[str, Any] = {"model": str(path.absolute()), "bits_per_byte": None}
     if sources:
@@ -103,21 +110,43 @@ def _lines(answer: dict[str, Any]) -> list[str]:
 
         rows = [row for name, score in answer["tasks"].items() for row in _rows(name, score)]
         lines += ["", *aligned(rows)] if lines else aligned(rows)
+        if cut := [f"{name} {score['cut']:,} texts" for name, score in answer["tasks"].items() if score["cut"]]:
+            lines += ["", f"too long for the model's context, so cut: {', '.join(cut)}"]
     return lines
 
 
 def _rows(name: str, score: dict[str, Any]) -> list[list[str]]:
-    """A task's line: accuracy ± standard error in points, what else it gives, items; then its phenomena."""
-    beside = ""
-    if score["acc_norm"] is not None:
-        beside = f"by bytes {_points(score['acc_norm'], score['stderr_norm'])}"
-    elif score.get("perplexity") is not None:
-        beside = f"perplexity {score['perplexity']:,.1f}"
-    rows = [[name, _points(score["acc"], score["stderr"]), beside, f"{score['items']:,} items"]]
-    for phenomenon, own in score.get("phenomena", {}).items():
-        rows.append([f"  {phenomenon}", _points(own["acc"], own["stderr"]), "", f"{own['items']:,} items"])
+    """A task's line: accuracy ± standard error in points, what else it gives, items; then its categories, or else its
+    parts where they are few."""
+    if score["acc"] is None:
+        main, beside = f"ROUGE-L {_points(score['rougeL'], score['rougeL_stderr'])}", _further(score)
+    else:
+        main, beside = _points(score["acc"], score["stderr"]), _further(score)
+    rows = [[name, main, beside, _items(score)]]
+    divided: dict[str, Any] = next((score[under] for under in _DIVISIONS if score.get(under)), {})
+    for part, own in divided.items():
+        norm = f"by bytes {own['acc_norm']:.2%}" if beside and "acc_norm" in own else ""
+        rows.append([f"  {part}", _points(own["acc"], own["stderr"]), norm, f"{own['items']:,} items"])
     return rows
 
+
+def _further(score: dict[str, Any]) -> str:
+    """What a task gives beside its main figure, where that is another."""
+    if score["acc"] is None:
+        return f"ROUGE-1 {score['rouge1']:.2%}, ROUGE-2 {score['rouge2']:.2%}"
+    if score.get("perplexity") is not None:
+        return f"perplexity {score['perplexity']:,.1f}"
+    return "" if score["acc_norm"] is None else f"by bytes {_points(score['acc_norm'], score['stderr_norm'])}"
+
+
+def _items(score: dict[str, Any]) -> str:
+    """How many items, of how many, and how they were asked and counted."""
+    part = f" of {score['of']:,}" if score["items"] < score["of"] else ""
+    text = f"{score['items']:,}{part} items"
+    if score["shots"]:
+        text += f", {score['shots']} shots"
+    of = score.get("mean_of", "items")
+    return text if of == "items" else f"{text}, mean of {len(score[of])} {of}"
 
 def _points(share: float, error: float | None) -> str:
     return f"{share:.2%}" + ("" if error is None else f" ± {100 * error:.2f}")

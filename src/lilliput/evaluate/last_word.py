@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from lilliput.evaluate.mean import mean_error
 from lilliput.evaluate.reader import Reader
 from lilliput.evaluate.row import Row
-from lilliput.evaluate.score import Score
+from lilliput.evaluate.score import Floats, Score
 
 FIELDS = ("context", "continuation")
+# exp of more is no number of ours.
+_LARGEST = 700
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,13 @@ def score_last_words(reader: Reader, passages: Sequence[Passage], *, title: str 
     """Score every passage: accuracy, and perplexity with its standard error by the delta method."""
     requests = [(passage.context, f" {passage.word}") for passage in passages]
     found = reader.likelihoods(requests, title)
-    perplexity, error = _exp(-float(found.log_p.mean())), mean_error(found.log_p)
+    values, figures = {"log_p": found.log_p}, perplexity_of(found.log_p)
+    return Score(found.greedy, values=values, figures=figures, tokens=found.tokens, cut=found.cut)
+
+
+def perplexity_of(log_p: Floats) -> dict[str, float | None]:
+    """The perplexity of words, (words,) log-probabilities in nats, and its error; None where it is too large."""
+    nats, error = -float(log_p.mean()), mean_error(log_p)
+    perplexity = math.exp(nats) if nats < _LARGEST else None
     stderr = None if error is None or perplexity is None else perplexity * error
-    figures = {"perplexity": perplexity, "perplexity_stderr": stderr}
-    return Score(
-        found.greedy, values={"log_p": found.log_p}, figures=figures, tokens=found.tokens, cut=found.cut
-    )
-
-
-def _exp(value: float) -> float | None:
-    """exp, or None where it is too large for a number."""
-    return math.exp(value) if value < 700 else None
+    return {"perplexity": perplexity, "perplexity_stderr": stderr}

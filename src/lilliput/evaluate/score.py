@@ -35,6 +35,20 @@ class Parts:
     names: tuple[str, str]
 
 
+def parts_of(
+    groups: Sequence[str], own: Sequence[str | None], said: Mapping[str, Any], known: Mapping[str, Sequence[str]]
+) -> Parts:
+    """The parts of items. groups, own: of each item, its part and, where its row names one, its category. said: `parts`
+    of a task's file. known: the parts of each category."""
+    categories: dict[str, list[str]] = {}
+    for category, names in known.items():
+        for name in names:
+            categories.setdefault(name, []).append(category)
+    categories |= {group: [category] for group, category in zip(groups, own, strict=True) if category is not None}
+    of, under = said["names"]
+    return Parts(groups, categories, said["mean"] == "parts", (of, under))
+
+
 @dataclass(frozen=True)
 class Score:
     """A task's items, each judged; everything that compares models item by item reads this.

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 from lilliput.corpus.files import printable
 from lilliput.device import versions
 from lilliput.errors import UserError, nearest
+from lilliput.evaluate.hub import HubTask, hub_task, installed
 from lilliput.evaluate.items import find_rows, names_in, read_rows
 from lilliput.evaluate.kinds import KINDS, kind_of
 from lilliput.evaluate.known import Known, known_tasks, shape_of
 from lilliput.evaluate.layout import laid_out
 from lilliput.evaluate.reader import CausalReader, Reader
 from lilliput.evaluate.row import Row
-from lilliput.evaluate.score import Parts, Score
+from lilliput.evaluate.score import Parts, Score, parts_of
 from lilliput.evaluate.shots import Example, befores
 from lilliput.progress import Progress
 
@@ -65,6 +66,34 @@ class Task:
         more = {"before": self.before, "delimiter": self.delimiter} if kind.prompted else {}
         return replace(kind.score(reader, self.items, title=title, **more), parts=self.parts)
 
+    def row(self, score: Score, tokenizer: Tokenizer) -> dict[str, Any]:
+        """The row for `--json`: see `task_row`."""
+        return {
+            **score.to_dict(),
+            "kind": self.kind,
+            "of": self.total,
+            "whole": len(self.items) == self.total and self.expected in (None, self.total),
+            **protocol(self.shots, tokenizer),
+            "data": str(self.place.absolute()),
+            "data_hash": self.hash,
+            "versions": versions(),
+        }
+
+
+def find_task(
+    name: str, folder: Path | None, *, shots: int = 0, limit: int | None = None
+) -> Task | HubTask:
+    """`open_task` where the person names a folder; without one, the task through `lm-eval` and the hub.
+
+    Raises UserError as both do, and where the extra for it is not installed.
+    """
+    said = known_tasks().get(name)
+    if folder is not None or said is None or "lm_eval" not in said:
+        return open_task(name, folder, shots=shots, limit=limit)
+    if not installed():
+        raise missing(name, said, folder, "; or fetch it: pip install 'lilliput[eval]'")
+    return hub_task(name, said, shots=shots, limit=limit)
+
 
 def open_task(name: str, folder: Path | None, *, shots: int = 0, limit: int | None = None) -> Task:
     """The task, its rows read and checked.
@@ -92,7 +121,8 @@ def open_task(name: str, folder: Path | None, *, shots: int = 0, limit: int | No
     total = len(held)
     if limit is not None and limit < total:
         held = [held[at * total // limit] for at in range(limit)]
-    parts = _parts(held, known.parts, said.get("categories", {})) if known.parts else None
+    groups, own = [one.part for one in held], [one.category for one in held]
+    parts = parts_of(groups, own, known.parts, said.get("categories", {})) if known.parts else None
     if not known.parts:
         examples, held = ([replace(one, part="") for one in own] for own in (examples, held))
     before = befores([one.part for one in held], examples, shots, known.description, known.delimiter)
@@ -116,18 +146,6 @@ def _items(rows: Sequence[Row], known: Known) -> list[Example]:
 
 def _named(row: Row, field: str | None) -> str | None:
     return row.text(field) if field and field in row.fields else None
-
-
-def _parts(held: Sequence[Example], parts: Mapping[str, Any], said: Mapping[str, Sequence[str]]) -> Parts:
-    categories: dict[str, list[str]] = {}
-    for category, names in said.items():
-        for name in names:
-            categories.setdefault(name, []).append(category)
-    for one in held:
-        if one.category is not None:
-            categories[one.part] = [one.category]
-    of, under = parts["names"]
-    return Parts([one.part for one in held], categories, parts["mean"] == "parts", (of, under))
 
 
 def _examples(name: str, place: Path, said: Mapping[str, Any], known: Known) -> list[Row]:
@@ -163,25 +181,15 @@ def missing(name: str, said: Mapping[str, Any], folder: Path | None, also: str =
 
 
 def score_task(
-    model: Decoder, tokenizer: Tokenizer, task: Task, *, batch: int | None = None, title: str | None = None
+    model: Decoder, tokenizer: Tokenizer, task: Task | HubTask, *, batch: int | None = None, title: str | None = None
 ) -> Score:
     """Score a task, item by item. batch: tokens at once. title: of the progress shown, by default the task's name."""
     return task.score(CausalReader(model, tokenizer, batch), title or task.name)
 
 
-def task_row(task: Task, score: Score, tokenizer: Tokenizer) -> dict[str, Any]:
+def task_row(task: Task | HubTask, score: Score, tokenizer: Tokenizer) -> dict[str, Any]:
     """The task's row for `--json`: its figures, and all that a person needs to compare them."""
-    whole = len(task.items) == task.total and task.expected in (None, task.total)
-    return {
-        **score.to_dict(),
-        "kind": task.kind,
-        "of": task.total,
-        "whole": whole,
-        **protocol(task.shots, tokenizer),
-        "data": str(task.place.absolute()),
-        "data_hash": task.hash,
-        "versions": versions(),
-    }
+    return task.row(score, tokenizer)
 
 
 def protocol(shots: int, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -191,7 +199,7 @@ def protocol(shots: int, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def run_task(
-    model: Decoder, tokenizer: Tokenizer, task: Task, *, batch: int | None = None, title: str | None = None
+    model: Decoder, tokenizer: Tokenizer, task: Task | HubTask, *, batch: int | None = None, title: str | None = None
 ) -> dict[str, Any]:
     """Score a task and give its row for `--json`; arguments as for `score_task`."""
     return task_row(task, score_task(model, tokenizer, task, batch=batch, title=title), tokenizer)

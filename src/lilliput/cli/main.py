@@ -26,7 +26,7 @@ from lilliput.cli.make import make
 from lilliput.cli.outcome import Answer, Failure, finish, guarded, stdout_for_answer
 from lilliput.cli.plan import plan
 from lilliput.cli.speed import speed
-from lilliput.cli.study import study_list, study_run, study_show, study_status
+from lilliput.cli.study import study_compare, study_list, study_run, study_show, study_status
 from lilliput.cli.tokenizer import tokenizer_count, tokenizer_merge, tokenizer_train
 
 _PLAIN: dict[str, Any] = {
@@ -50,6 +50,7 @@ _STUDY_VERBS: dict[str, Callable[..., Answer]] = {
     "run": study_run,
     "show": study_show,
     "status": study_status,
+    "compare": study_compare,
 }
 _TOKENIZER_VERBS: dict[str, Callable[..., Answer]] = {
     "train": tokenizer_train,

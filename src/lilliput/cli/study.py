@@ -1,4 +1,4 @@
-"""`lilliput study list / run / status / show`: many runs of one recipe, compared."""
+"""`lilliput study list / run / status / show / compare`: many runs, compared."""
 
 from __future__ import annotations
 
@@ -33,6 +33,9 @@ def study_run(
     results: Results = _HERE,
     max_cells: Annotated[int | None, typer.Option(help="Do at most so many cells now.", min=1)] = None,
     hours: Annotated[float | None, typer.Option(help="Begin no cell after so many hours.", min=0.0)] = None,
+    tasks: Annotated[
+        bool, typer.Option("--tasks/--no-tasks", help="Measure its tasks too, or leave them to a later call.")
+    ] = True,
     speeds: Annotated[
         bool, typer.Option("--speeds/--no-speeds", help="Time the shapes too, or leave that to a later call.")
     ] = True,
@@ -47,7 +50,9 @@ def study_run(
     options.be_quiet(quiet)
     from lilliput.lab.study import run_study, show_study
 
-    data = run_study(name, results=results, max_cells=max_cells, hours=hours, speeds=speeds, device=device)
+    data = run_study(
+        name, results=results, max_cells=max_cells, hours=hours, tasks=tasks, speeds=speeds, device=device
+    )
     shown = show_study(name, results=results)
     return Answer({**data, "folder": shown["folder"]}, _report(shown))
 
@@ -83,6 +88,33 @@ def study_show(
     return Answer(data, _report(data))
 
 
+def study_compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN", help="Run folders, their models, or files of cells.", show_default=False),
+    ],
+    task: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Ask the models a task too; may be repeated.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder that holds the tasks' rows.", show_default=False)
+    ] = None,
+    device: options.Device = "auto",
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> Answer:
+    """Compare finished runs on the text and the tasks that all were measured on: better, worse, no difference shown.
+
+    The first is what the others are held against. Runs that differ in their seed alone are one arm.
+    """
+    options.be_quiet(quiet)
+    from lilliput.lab.compare_runs import compare_runs, in_words
+
+    found = compare_runs(runs, tasks=task or [], data=data, device=device)
+    return Answer(found, in_words(found))
+
+
 def _report(data: dict[str, Any]) -> str:
     verdicts = "".join(f"\n{line}" for line in data["verdicts"])
-    return f"{data['question']}\n\n{data['table']}\n{verdicts}\n\nresults: {data['folder']}"
+    tasks = f"\n{data['task_tables']}\n" if data["task_tables"] else ""
+    return f"{data['question']}\n\n{data['table']}{tasks}{verdicts}\n\nresults: {data['folder']}"

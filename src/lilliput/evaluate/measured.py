@@ -85,7 +85,7 @@ class ItemScores(Measured):
 
     points: Array
     data: str = ""
-    groups: Sequence[str] | None = None
+    groups: Sequence[str] | npt.NDArray[np.str_] | None = None
     lower: bool = False
 
     @property

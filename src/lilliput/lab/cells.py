@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,9 +48,16 @@ def finished(folder: Path, cell: Cell) -> dict[str, Any] | None:
 
 
 def complete(study: Study, folder: Path, cell: Cell) -> bool:
-    """Whether nothing is left to measure in a cell: it has finished, and has its speed if the study asks for that."""
+    """Whether nothing is left to measure in a cell: it has finished, and has the tasks and the speed that the study
+    asks for."""
     found = finished(folder, cell)
-    return found is not None and not (study.speed and not found.get("speed"))
+    return found is not None and not lacks(study, found)
+
+
+def lacks(study: Study, found: Mapping[str, Any]) -> list[str]:
+    """What a finished cell still lacks of what the study asks for, in words."""
+    tasks = [name for name in study.tasks if name not in found.get("tasks", {})]
+    return [*tasks, *(["its speed"] if study.speed and not found.get("speed") else [])]
 
 
 def _failure_file(folder: Path, cell: Cell) -> Path:
@@ -114,7 +121,7 @@ def measure(study: Study, cell: Cell, folder: Path, store: Store, device: str) -
     if cell.teacher is not None:
         given[TEACHER] = str(_teacher(study, cell.teacher, folder, store, device))
     began = time.monotonic()
-    run = _run_folder(store, cell)
+    run = run_folder(store, cell)
     results = make(fill_in(cell.recipe, f"study {study.name}", given), run, store, device=device)
     found = _record(study, cell, results, folder, run, time.monotonic() - began)
     write_atomic(cell_file(folder, cell), dump(found))
@@ -124,13 +131,14 @@ def measure(study: Study, cell: Cell, folder: Path, store: Store, device: str) -
     return found
 
 
-def _run_folder(store: Store, cell: Cell) -> Path:
+def run_folder(store: Store, cell: Cell) -> Path:
+    """Where the run of a cell lies, its model in `model`; there is none where the store has not trained it."""
     return store.root / "cells" / cell.hash[:24]
 
 
 def _teacher(study: Study, cell: Cell, folder: Path, store: Store, device: str) -> Path:
     """The teacher's model directory, made once for all processes that share the store."""
-    model = _run_folder(store, cell) / "model"
+    model = run_folder(store, cell) / "model"
     with locked(folder / ".locks" / "teacher.lock", f"the teacher of {study.name}"):
         if not (model / "config.json").is_file() or finished(folder, cell) is None:
             say(f"the teacher of {study.name}")
@@ -149,7 +157,12 @@ def add_speed(found: dict[str, Any], folder: Path, cell: Cell, device: str) -> N
     shape = ModelConfig(**{name: value for name, value in found["shape"].items() if name != "summary"})
     title = f"writing, {cell.arm}"
     speeds = [speed_of_shape(shape, batch=batch, device=device, title=title).to_dict() for batch in BATCHES]
-    write_atomic(cell_file(folder, cell), dump({**found, "speed": speeds}))
+    add(folder, cell, {"speed": speeds})
+
+
+def add(folder: Path, cell: Cell, more: Mapping[str, Any]) -> None:
+    """Add to what a finished cell's file holds."""
+    write_atomic(cell_file(folder, cell), dump({**(read_cell(folder, cell) or {}), **more}))
 
 
 def _taught(teacher: Cell, folder: Path) -> dict[str, Any]:

@@ -112,22 +112,22 @@ def _named(path: str) -> list[str]:
     return [match[1] or match[2] for match in _VARIABLE.finditer(path)]
 
 
-def fill_in(recipe: Recipe, where: str, given: Mapping[str, str] | None = None) -> Recipe:
-    """The recipe with variables in its paths filled in, from `given` or the environment; ConfigError names one that is
-    not set."""
+def fill_path(path: str, where: str, given: Mapping[str, str] | None = None) -> str:
+    """The path with its variables filled in, from `given` or the environment; ConfigError names one that is not set."""
     known = {**os.environ, **(given or {})}
+    for name in _named(path):
+        if name not in known:
+            mend = "say what it is: `teacher: {KEY: VALUE}`" if name == TEACHER else f"export {name}=FOLDER"
+            raise ConfigError(f"{path} needs the variable {name}", where=where, mend=mend)
+    return _VARIABLE.sub(lambda match: known[match[1] or match[2]], path)
 
-    def fill(path: str) -> str:
-        for name in _named(path):
-            if name not in known:
-                mend = "say what it is: `teacher: {KEY: VALUE}`" if name == TEACHER else f"export {name}=FOLDER"
-                raise ConfigError(f"{path} needs the variable {name}", where=where, mend=mend)
-        return _VARIABLE.sub(lambda match: known[match[1] or match[2]], path)
 
+def fill_in(recipe: Recipe, where: str, given: Mapping[str, str] | None = None) -> Recipe:
+    """The recipe with the variables in all its paths filled in, as by `fill_path`."""
     values = recipe.to_dict()
     for spec in values["corpus"]:
-        spec["source"] = fill(spec["source"])
-    values["evaluate"]["text"] = [fill(path) for path in values["evaluate"]["text"]]
+        spec["source"] = fill_path(spec["source"], where, given)
+    values["evaluate"]["text"] = [fill_path(path, where, given) for path in values["evaluate"]["text"]]
     for holder, key in _holders(values):
-        holder[key] = fill(holder[key])
+        holder[key] = fill_path(holder[key], where, given)
     return Recipe.model_validate(values)

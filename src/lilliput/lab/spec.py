@@ -72,8 +72,8 @@ class Axis(_Part):
 class Claim(_Part):
     """What is expected, declared before the runs. delta ≥ 0.
 
-    metric: `bits_per_byte`, whose gain is versus − arm; or a task of the study, TASK or TASK.MEASURE (lab/metrics.py):
-    the gain of an accuracy is arm − versus, a share of the items.
+    metric: `bits_per_byte`, whose gain is versus − arm; or a task of the study, TASK for its accuracy or
+    TASK.MEASURE (lab/metrics.py): the gain of an accuracy is arm − versus, a share of the items.
     """
 
     kind: Kind

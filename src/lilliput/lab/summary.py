@@ -8,20 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lilliput.errors import ConfigError
-from lilliput.evaluate.measured import Scores
-from lilliput.evaluate.statistics import (
-    SeedVariance,
-    compare,
-    judge,
-    pooled_seed_variance,
-    summarise,
-)
 from lilliput.lab.cells import scores
+from lilliput.lab.compared import Compared
 from lilliput.lab.correlate import Found, correlate, speeds
 from lilliput.lab.grid import Cell
+from lilliput.lab.metrics import BITS, Metric, metric_of
 from lilliput.lab.reach import reach
 from lilliput.lab.spec import Claim, Reach, Study
+from lilliput.lab.tasks import measured_by, metrics_of, task_rows
 
 
 def summarise_study(
@@ -31,19 +25,16 @@ def summarise_study(
 
     failed: why a cell would not train, by (arm, seed).
     """
-    measured = {key: scores(cell) for key, cell in found.items()}
-    values = {key: cell.value for key, cell in measured.items()}
-    variance = pooled_seed_variance(values)
-    base = study.base_arm()
-    levels = summarise(measured) if measured else {}
+    by_metric = {BITS: Compared({key: scores(cell) for key, cell in found.items()})}
+    by_metric |= {metric.name: Compared(measured_by(metric, found)) for metric in metrics_of(study.tasks, found)}
+    bits, base = by_metric[BITS], study.base_arm()
     arms = []
     for arm, settings in study.arm_settings().items():
         own = [cell for (name, _), cell in sorted(found.items()) if name == arm]
         lost = sum(name == arm for name, _ in failed)
         row: dict[str, Any] = {"name": arm, "settings": settings, "seeds": len(own), "failed": lost}
         if own:
-            gain = None if arm == base else _gain(measured, arm, base, variance)
-            row |= levels[arm].to_dict() | {"gain": gain} | _cost(own) | {"speed": speeds(own), "start": _start(own)}
+            row |= bits.row(arm, base) | _cost(own) | {"speed": speeds(own), "start": _start(own)}
         arms.append(row)
     return {
         "study": study.name,
@@ -56,28 +47,20 @@ def summarise_study(
         "baseline": base,
         "cells": {"done": len(found), "failed": len(failed), "total": len(cells)},
         "arms": arms,
-        "claims": [_verdict(study, claim, measured, variance) for claim in study.claims],
+        "tasks": task_rows(study.tasks, list(study.arm_settings()), base, found, by_metric),
+        "claims": [_verdict(study, claim, by_metric) for claim in study.claims],
         "correlations": [correlate(trend, found) for trend in study.correlations],
         "reaches": [reach(_named(study, pair), found) for pair in study.reaches],
         "published": [figure.model_dump() for figure in study.published],
         "failures": [{"arm": arm, "seed": seed, "reason": why} for (arm, seed), why in failed.items()],
-        "seed_sd": None if variance.dof == 0 else (variance.value / 2) ** 0.5,
-        "dof": variance.dof,
+        "seed_sd": bits.seed_sd,
+        "dof": bits.variance.dof,
         "machines": _distinct([cell["machine"] for cell in found.values()]),
         "versions": _distinct([cell["versions"] for cell in found.values()]),
         "evaluated_on": sorted({text for cell in found.values() for text in cell["recipe"]["evaluate"]["text"]})
         or ["the held-out part of the corpus"],
         "notes": study.notes,
     }
-
-
-def _gain(
-    measured: Mapping[tuple[str, int], Scores], arm: str, base: str, variance: SeedVariance
-) -> dict[str, Any] | None:
-    try:
-        return compare(measured, arm, base, variance=variance).to_dict()
-    except ConfigError:
-        return None  # no shared seed yet, or other documents: there is no gain to show
 
 
 def _start(own: list[dict[str, Any]]) -> float | None:
@@ -102,35 +85,35 @@ def _cost(own: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _verdict(
-    study: Study, claim: Claim, measured: Mapping[tuple[str, int], Scores], variance: SeedVariance
-) -> dict[str, Any]:
+def _verdict(study: Study, claim: Claim, by_metric: Mapping[str, Compared]) -> dict[str, Any]:
     arm, versus = study.arm(claim.arm), study.arm(claim.versus)
-    row: dict[str, Any] = {
+    metric = metric_of(claim.metric, study.tasks) or Metric(None, BITS)
+    compared = by_metric.get(metric.name, Compared({}))
+    return {
         "kind": claim.kind,
         "arm": arm,
         "versus": versus,
         "delta": claim.delta,
-        "text": claim.text or _in_words(claim, arm, versus),
+        "metric": metric.name,
+        "task": metric.task,
+        "measure": metric.measure,
+        "text": claim.text or _in_words(claim, arm, versus, metric),
+        **compared.judge(claim, arm, versus),
     }
-    try:
-        effect = compare(measured, arm, versus, variance=variance)
-    except ConfigError as error:
-        return row | {"verdict": "not measured", "why": error.message, "effect": None}
-    return row | {"verdict": judge(claim.kind, effect, claim.delta), "why": "", "effect": effect.to_dict()}
 
 
 def _named(study: Study, pair: Reach) -> Reach:
     return pair.model_copy(update={"arm": study.arm(pair.arm), "versus": study.arm(pair.versus)})
 
 
-def _in_words(claim: Claim, arm: str, versus: str) -> str:
-    bits = f"{claim.delta:g} bits per byte"
+def _in_words(claim: Claim, arm: str, versus: str, metric: Metric) -> str:
+    by = f"{metric.difference(claim.delta, sign=False)} {metric.unit[1]}"
+    at = f" at {metric.name}" if metric.task else ""
     if claim.kind == "superiority":
-        return f"{arm} is better than {versus}" + (f" by more than {bits}" if claim.delta else "")
+        return f"{arm} is better than {versus}{at}" + (f" by more than {by}" if claim.delta else "")
     if claim.kind == "non-inferiority":
-        return f"{arm} is not worse than {versus}" + (f" by {bits} or more" if claim.delta else "")
-    return f"{arm} and {versus} differ by less than {bits}"
+        return f"{arm} is not worse than {versus}{at}" + (f" by {by} or more" if claim.delta else "")
+    return f"{arm} and {versus} differ{at} by less than {by}"
 
 
 def _distinct(values: list[Any]) -> list[Any]:

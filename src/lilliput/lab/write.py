@@ -1,4 +1,4 @@
-"""What a study leaves in `results/NAME/`: table (Markdown and JSON), picture, README with the verdicts."""
+"""What a study leaves in `results/NAME/`: tables (Markdown and JSON), picture, README with the verdicts."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from lilliput.lab.figures import figure, scatters
-from lilliput.lab.spec import TAGS, Study
-from lilliput.progress import count, duration
+from lilliput.lab.metrics import Metric
+from lilliput.lab.spec import Study
+from lilliput.lab.tables import published, table, task_tables
+from lilliput.progress import duration
 from lilliput.store import write_atomic, write_json
 
 _ABOUT_CORRELATIONS = (
     "ρ is Spearman's over the arms, the seeds of an arm averaged; its interval is a bootstrap over arms, p the share "
     "of random orders with a |ρ| as large. Arms of fixed size differ in several things at once: ρ says what goes "
     "together, not what causes it."
+)
+_ABOUT_TASKS = (
+    "A positive gain means that the arm is better; intervals cover seeds and the choice of items, drawn within each "
+    "group where the accuracy is the mean of groups. By bytes: each choice's log-probability over its UTF-8 bytes."
 )
 _ABOUT_SPEED = (
     "Tokens a second are those of one text: random weights, 2 tokens read, 510 written, greedy, the median of five "
@@ -33,50 +39,6 @@ def write_results(study: Study, summary: dict[str, Any], folder: Path) -> None:
     write_atomic(folder / "README.md", readme(summary, list(pictures)))
 
 
-def table(summary: dict[str, Any]) -> str:
-    """The arms as a Markdown table, with the gain over the baseline and its 95 % interval."""
-    base = summary["baseline"]
-    head = ["arm", "bits per byte", f"gain over {base}", "95 % interval", "seeds"]
-    head += ["parameters", "tokens", "time a cell"]
-    batches = sorted({batch for arm in summary["arms"] for batch in arm.get("speed", {})}, key=int)
-    head += [f"tokens/s, batch {batch}" for batch in batches]
-    inherited = any(arm.get("start") is not None for arm in summary["arms"])
-    head += ["right after carving"] if inherited else []
-    lines = [_line(head), _line(["---"] * len(head))]
-    for arm in summary["arms"]:
-        if not arm["seeds"]:
-            said = "would not train" if arm["failed"] else "not measured yet"
-            lines.append(_line([arm["name"], said, *[""] * (len(head) - 2)]))
-            continue
-        gain = arm["gain"]
-        spread = "" if arm["sd"] is None else f" ± {arm['sd']:.4f}"
-        lines.append(
-            _line(
-                [
-                    arm["name"],
-                    f"{arm['mean']:.4f}{spread}",
-                    "–" if gain is None else f"{gain['gain']:+.4f}",
-                    "–" if gain is None else f"{gain['low']:+.4f} to {gain['high']:+.4f}",
-                    str(arm["seeds"]),
-                    f"{arm['parameters']:,}",
-                    count(arm["tokens"]),
-                    duration(arm["seconds"]),
-                    *(f"{arm['speed'][batch]:.1f}" if batch in arm["speed"] else "" for batch in batches),
-                    *([_number(arm["start"])] if inherited else []),
-                ]
-            )
-        )
-    return "\n".join(lines) + "\n"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
-
-
-def _line(cells: list[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
-
-
 def verdict_lines(summary: dict[str, Any]) -> list[str]:
     """One sentence for each claim and each correlation, the verdict first."""
     lines = []
@@ -85,13 +47,19 @@ def verdict_lines(summary: dict[str, Any]) -> list[str]:
         if effect is None:
             lines.append(f"**not measured**: {claim['text']} ({claim['why']})")
             continue
-        seeds = f"{effect['seeds']} seed{'s' if effect['seeds'] > 1 else ''}"
-        lines.append(
-            f"**{claim['verdict']}**: {claim['text']} ({claim['kind']}, δ = {claim['delta']:g}; gain "
-            f"{effect['gain']:+.4f}, 95 % interval {effect['low']:+.4f} to {effect['high']:+.4f}, {seeds})"
-        )
+        lines.append(f"**{claim['verdict']}**: {claim['text']} ({_evidence(claim, effect)})")
     lines += [_correlation_line(row) for row in summary["correlations"]]
     return lines + [_reach_line(row) for row in summary["reaches"]]
+
+
+def _evidence(claim: dict[str, Any], effect: dict[str, Any]) -> str:
+    """What a verdict follows from."""
+    metric = Metric(claim["task"], claim["measure"])
+    scale, unit = metric.unit
+    gain, low, high = (metric.difference(effect[name]) for name in ("gain", "low", "high"))
+    seeds = f"{effect['seeds']} seed{'s' if effect['seeds'] > 1 else ''}"
+    said = f"{claim['kind']}, δ = {scale * claim['delta']:g}; {claim['arm']} over {claim['versus']}: gain {gain}"
+    return f"{said}, 95 % interval {low} to {high}" + (f" {unit}" if metric.task else "") + f", {seeds}"
 
 
 def _correlation_line(row: dict[str, Any]) -> str:
@@ -140,32 +108,37 @@ def readme(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:
         parts += ["## Verdict", "\n".join(f"- {line}" for line in lines)]
     parts += ["## Result", table(summary).rstrip(), "![bits per byte by arm](figure.svg)"]
     parts += [f"![{name.removesuffix('.svg')}]({name})" for name in pictures]
-    parts.append(
-        "Lower bits per byte are better; a positive gain means that the arm is better. ± is the standard "
-        "deviation over seeds. Intervals cover seeds (pooled over the arms) and the choice of documents; "
-        "see docs/evaluate.md."
-        + (" Arms with fewer seeds are shown as at the average seed." if summary["more_seeds"] else "")
-    )
+    parts.append(_about(summary))
     if any(arm.get("start") is not None for arm in summary["arms"]):
         parts.append("Right after carving: on the held-out part of the corpus; the rest on the text named below.")
     if summary["correlations"]:
         parts.append(_ABOUT_CORRELATIONS)
     if any(arm.get("speed") for arm in summary["arms"]):
         parts.append(_ABOUT_SPEED)
+    if summary["tasks"]:
+        parts += ["## Tasks", task_tables(summary["tasks"], summary["baseline"]), _ABOUT_TASKS]
     if summary["published"]:
-        parts += ["## Published beside", _published(summary["published"])]
+        parts += ["## Figures of others", published(summary["published"])]
     parts += ["## How", _how(summary)]
     if summary["notes"]:
         parts += ["## Notes", summary["notes"].strip()]
     return "\n\n".join(parts) + "\n"
 
 
-def _published(figures: list[dict[str, Any]]) -> str:
-    lines = [_line(["figure", "value", "from"]), _line(["---"] * 3)]
-    for item in figures:
-        origin = TAGS[item["tag"]] + (f", {item['source']}" if item["source"] else "")
-        lines.append(_line([item["label"], f"{item['value']} {item['unit']}".strip(), origin]))
-    return "\n".join(lines)
+def _about(summary: dict[str, Any]) -> str:
+    """How to read the table of arms."""
+    said = (
+        "Lower bits per byte are better; a positive gain means that the arm is better. ± is the standard deviation "
+        "over seeds. "
+    )
+    if summary["dof"]:
+        said += "Intervals cover seeds (pooled over the arms) and the choice of documents; see docs/evaluate.md."
+    else:
+        said += (
+            "No arm was repeated, so intervals cover the choice of documents alone: the outcomes are of these very "
+            "models, and another seed may turn them; see docs/evaluate.md."
+        )
+    return said + (" Arms with fewer seeds are shown as at the average seed." if summary["more_seeds"] else "")
 
 
 def _how(summary: dict[str, Any]) -> str:

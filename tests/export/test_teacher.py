@@ -1,10 +1,12 @@
 """A teacher is read as transformers reads it, one tensor at a time, and what is none is refused by name."""
 
 import json
+import os
 import shutil
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from lilliput.export.weights import WEIGHTS, fill
 from lilliput.inherit.neurons import choose, scores_of
 from lilliput.model.carve import carve, child_config, whole
 from lilliput.model.decoder import Decoder
+from lilliput.store import file_hash
 from lilliput.tokenizer.train import train_tokenizer
 
 BENCH = Path(__file__).resolve().parents[2] / "bench" / "carve_memory.py"
@@ -185,7 +188,16 @@ def put(folder: Path, files: dict[str, str | bytes]) -> Path:
         ({}, "the folder is empty", "hf download"),
         ({"config.json": '{"model_type": "gpt2"}'}, "model_type 'gpt2' is not supported: it has learned pos", "llama"),
         ({"config.json": '{"model_type": "bert"}'}, "model_type 'bert' is not supported", "qwen3"),
-        ({"config.json": "{"}, "config.json is damaged", "None"),
+        ({"config.json": "{"}, "config.json is damaged", "download the file again"),
+        ({"config.json": "[]"}, "config.json holds no object", "download the file again"),
+        (
+            {"config.json": '{"model_type": "llama"}', "model.safetensors.index.json": "{"},
+            "the index of the weights is damaged", "download the file again",
+        ),
+        (
+            {"config.json": '{"model_type": "llama"}', "model.safetensors.index.json": '{"weight_map": [1]}'},
+            "the index of the weights is damaged", "download the file again",
+        ),
         ({"config.json": '{"model_type": "llama"}'}, "there is no model.safetensors", "Hugging Face layout"),
         ({"config.json": '{"model_type": "llama"}', "pytorch_model.bin": b"PK"}, "weights are pickled", "convert"),
         ({"pytorch_model.bin": b"PK"}, r"pickled weights without config.json \(pytorch_model.bin\)", "llama2.c"),
@@ -263,6 +275,49 @@ def test_damaged_shards_are_refused_by_name(tmp_path: Path, ours: Path) -> None:
     shutil.copyfile(folder / "model-0.safetensors", shard)
     with pytest.raises(ModelError, match=r"missing: .*; stored twice: .* \(in model-0\.safetensors and model-1\."):
         open_teacher(folder)
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(float("nan"), "not finite"), (float("-inf"), "not finite"), (-1e9, r"-1e\+09, which no")]
+)
+def test_a_number_that_is_no_weight_is_refused_by_name(ours: Path, number: float, says: str) -> None:
+    tensors = load_file(ours / WEIGHTS)
+    tensors["model.norm.weight"][3] = number
+    save_file(tensors, ours / WEIGHTS)
+    with pytest.raises(ModelError, match=says) as caught:
+        list(open_teacher(ours).tensors())
+    assert caught.value.where == f"{ours}: model.norm.weight"
+
+
+def test_a_file_that_is_not_what_was_downloaded_is_refused(ours: Path) -> None:
+    """Beside the notes of huggingface_hub: commit, ETag (SHA-256 of a large file) and when it was there."""
+    noted = ours / ".cache" / "huggingface" / "download" / f"{WEIGHTS}.metadata"
+    noted.parent.mkdir(parents=True)
+    whole = file_hash(ours / WEIGHTS)
+    noted.write_text(f"main\n{whole}\n{time.time()}\n", encoding="utf-8")
+    os.utime(ours / WEIGHTS, (0, 0))
+    assert open_teacher(ours).identity()[WEIGHTS] == whole
+    raw = bytearray((ours / WEIGHTS).read_bytes())
+    raw[-1] ^= 1
+    (ours / WEIGHTS).write_bytes(raw)
+    os.utime(ours / WEIGHTS, (0, 0))
+    with pytest.raises(ModelError, match="it is damaged: its SHA-256") as caught:
+        open_teacher(ours).identity()
+    assert caught.value.where == str(ours / WEIGHTS)
+    # Written since, on purpose.
+    later = time.time() + 60
+    os.utime(ours / WEIGHTS, (later, later))
+    assert open_teacher(ours).identity()[WEIGHTS] != whole
+    noted.write_text("another layout\n", encoding="utf-8")
+    os.utime(ours / WEIGHTS, (0, 0))
+    assert open_teacher(ours).identity()[WEIGHTS] != whole
+
+
+def test_it_is_opened_and_hashed_once(ours: Path) -> None:
+    first = open_teacher(ours)
+    assert open_teacher(str(ours)) is first
+    os.utime(ours / "config.json")
+    assert open_teacher(ours) is not first
 
 
 def test_whole_numbers_are_no_weights(ours: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from lilliput.errors import ModelError
 from lilliput.export.blocks import class_files
+from lilliput.export.sound import AGAIN
 from lilliput.export.weights import WEIGHTS, read_weights, write_weights
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
@@ -74,9 +75,9 @@ def read_config(file: Path) -> ModelConfig:
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"config.json is damaged: {error}", where=str(file)) from None
+        raise ModelError(f"config.json is damaged: {error}", where=str(file), mend=AGAIN) from None
     if not isinstance(raw, dict):
-        raise ModelError("config.json holds no object", where=str(file))
+        raise ModelError("config.json holds no object", where=str(file), mend=AGAIN)
     return ModelConfig.from_hf(raw, where=str(file))
 
 

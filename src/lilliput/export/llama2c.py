@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from lilliput.errors import ModelError
+from lilliput.export.sound import AGAIN
 from lilliput.export.weights import fill
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
@@ -40,7 +41,6 @@ _FOREIGN = {
     b"\x1f\x8b": "a gzip archive",
 }
 _MEND = "give a .bin that llama2.c's export.py wrote as version 0 or 1, or a model folder in the Hugging Face layout"
-_AGAIN = "copy or download the file again"
 _LAYER = "model.layers.{layer}."
 _ATTENTION = [f"{_LAYER}self_attn.{part}_proj.weight" for part in "qkvo"]
 # llama2.c's w1, w2, w3.
@@ -100,7 +100,7 @@ class Checkpoint:
         except OSError as error:
             raise _unreadable(error, str(self.file)) from None
         if len(values) != math.prod(shape):
-            raise ModelError(f"the file ends within {name}", where=str(self.file), mend=_AGAIN)
+            raise ModelError(f"the file ends within {name}", where=str(self.file), mend=AGAIN)
         tensor = torch.from_numpy(values).view(shape)
         turned = name.endswith(("q_proj.weight", "k_proj.weight"))
         return _halves(tensor, self.config.head_dim) if turned else tensor
@@ -159,7 +159,7 @@ def _read_header(head: bytes, where: str) -> _Header:
 
 def _versioned(head: bytes, where: str) -> _Header:
     if len(head) < _VERSIONED_BYTES:
-        raise ModelError("the header is cut off", where=where, mend=_AGAIN)
+        raise ModelError("the header is cut off", where=where, mend=AGAIN)
     version, *sizes = struct.unpack_from("<8i", head, 4)
     named = dict(zip(_SIZES, sizes, strict=True))
     if version == 2:
@@ -169,7 +169,7 @@ def _versioned(head: bytes, where: str) -> _Header:
         raise ModelError(f"version {version} of llama2.c's checkpoints is not known", where=where, mend=_MEND)
     problem = _problem(named) or (f"the flag for a shared head is {head[36]}" if head[36] > 1 else None)
     if problem:
-        raise ModelError(f"the header is damaged: {problem}", where=where, mend=_AGAIN)
+        raise ModelError(f"the header is damaged: {problem}", where=where, mend=AGAIN)
     return _Header(named, tied=head[36] == 1, versioned=True, start=_VERSIONED_BYTES)
 
 
@@ -217,7 +217,7 @@ def _check_size(header: _Header, config: ModelConfig, size: int, where: str) -> 
         shape = ", ".join(f"{name} {value}" for name, value in header.sizes.items())
         fault = f"{wanted - size} are missing" if size < wanted else f"{size - wanted} are too many"
         reason = f"the file has {size} bytes, a checkpoint of its header ({shape}) has {wanted}: {fault}"
-        raise ModelError(reason, where=where, mend=f"{_AGAIN}, or {_MEND}")
+        raise ModelError(reason, where=where, mend=f"{AGAIN}, or {_MEND}")
 
 
 def _order(header: _Header, config: ModelConfig) -> Iterator[str | None]:

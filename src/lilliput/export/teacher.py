@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from lilliput.errors import ConfigError, ModelError, TokenizerError
 from lilliput.export.hf import check_fit, read_config
 from lilliput.export.llama2c import find_checkpoint, is_checkpoint
+from lilliput.export.sound import check_downloaded, check_sound
 from lilliput.export.weights import fill, find_weights
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
@@ -64,9 +66,14 @@ class Teacher:
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Every tensor by its name here, as stored, from the beginning at each call; a tied head is not among them.
 
-        One is read when it is asked for, and no file stays open. Raises ModelError where a file is no longer whole.
+        One is read when it is asked for, and no file stays open. Raises ModelError where a file is no longer whole, or
+        a tensor holds what is no weight.
         """
-        return self.stream()
+        return map(self._sound, self.stream())
+
+    def _sound(self, found: tuple[str, Tensor]) -> tuple[str, Tensor]:
+        check_sound(self.place, *found)
+        return found
 
     def model(self, device: torch.device | str = "cpu") -> Decoder:
         """The whole model, fp32 on `device`."""
@@ -74,13 +81,18 @@ class Teacher:
 
     def identity(self) -> dict[str, str]:
         """Hashes of all that is read, by file: the weights, config.json and what goes along; `tokenizer` is that of
-        the whole definition."""
+        the whole definition. Raises ModelError for a file that is not what was downloaded."""
+        return dict(self._hashes)
+
+    @cached_property
+    def _hashes(self) -> dict[str, str]:
         own = [self.place / "config.json"] if self.kind == "transformers" else []
         read = [*own, *self.files, *self._along()]
         found: dict[str, str] = {"tokenizer": self.definition}
         with Progress("hashing the teacher", sum(file.stat().st_size for file in read), "B") as bar:
             for file in read:
                 found[file.name] = file_hash(file)
+                check_downloaded(file, found[file.name])
                 bar.update(bar.done + file.stat().st_size)
         return found
 
@@ -97,7 +109,8 @@ class Teacher:
 
 
 def open_teacher(place: Path | str, tokenizer: Path | str | None = None) -> Teacher:
-    """The teacher in a model directory or a llama2.c checkpoint.
+    """The teacher in a model directory or a llama2.c checkpoint; one that was opened before is given again as long as
+    its files are the same (by inode, size and times).
 
     tokenizer: for a checkpoint, which has none, its tokenizer.bin; for a directory without one, the model's own.
     Reads the weights' headers, and of the weights themselves only a tied head that is stored beside its embedding.
@@ -106,6 +119,16 @@ def open_teacher(place: Path | str, tokenizer: Path | str | None = None) -> Teac
     """
     place = Path(place).expanduser()
     named = None if tokenizer is None else Path(tokenizer).expanduser()
+    files = sorted(place.iterdir()) if place.is_dir() else [place]
+    states = [(file.name, file.stat()) for file in (*files, *([named] if named else [])) if file.is_file()]
+    state = tuple((name, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns) for name, at in states)
+    return _opened(place, named, state)
+
+
+# A teacher, and what a compaction made of it.
+@lru_cache(maxsize=2)
+def _opened(place: Path, named: Path | None, state: tuple[object, ...]) -> Teacher:
+    """state: of the files, so that changed ones are read anew."""
     if place.is_dir():
         return _open_directory(place, named)
     if place.is_file():

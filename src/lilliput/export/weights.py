@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lilliput.errors import ModelError
+from lilliput.export.sound import AGAIN
 from lilliput.model.carve import check_declared
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
@@ -27,7 +28,6 @@ _INDEX = "model.safetensors.index.json"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight"
 _TYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_AGAIN = "copy or download the file again"
 # Rows of two tables that are compared at once.
 _ROWS = 4096
 
@@ -164,7 +164,7 @@ def _get(file: Path, name: str) -> Tensor:
             tensor: Tensor = opened.get_tensor(name)
             return tensor
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{name} cannot be read: {error}", where=str(file), mend=_AGAIN) from None
+        raise ModelError(f"{name} cannot be read: {error}", where=str(file), mend=AGAIN) from None
 
 
 def _headers(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -174,7 +174,7 @@ def _headers(file: Path) -> dict[str, tuple[tuple[int, ...], str]]:
             slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118, no mapping
             return {name: (tuple(found.get_shape()), found.get_dtype()) for name, found in slices.items()}
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"the weights cannot be read: {error}", where=str(file), mend=_AGAIN) from None
+        raise ModelError(f"the weights cannot be read: {error}", where=str(file), mend=AGAIN) from None
 
 
 def _type(kind: str, name: str, file: Path) -> torch.dtype:
@@ -206,7 +206,8 @@ def weight_files(folder: Path) -> list[Path]:
         try:
             files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ModelError(f"the index of the weights is damaged: {error}", where=str(index)) from None
+            reason = f"the index of the weights is damaged: {error}"
+            raise ModelError(reason, where=str(index), mend=AGAIN) from None
         absent = [name for name in files if Path(name).name != name or not (folder / name).is_file()]
         if absent:
             raise ModelError(

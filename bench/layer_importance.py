@@ -151,7 +151,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="a model directory")
     parser.add_argument("--text", action="append", required=True, metavar="FILE")
-    parser.add_argument("--bytes", type=lambda text: int(parse_size(text)), default=200_000)
+    parser.add_argument("--bytes", type=lambda text: int(str(parse_size(text))), default=200_000)
     parser.add_argument("--parts", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("results/layer_importance.json"))
     asked = parser.parse_args()

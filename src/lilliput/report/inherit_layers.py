@@ -8,15 +8,15 @@ from typing import Any
 from lilliput.report.chart import Reference, Series, line_chart
 
 BITS = "bits_per_byte"
-# Of a chart of which two stand side by side.
-SMALL = {"width": 460, "height": 320}
+# Width and height of a chart, and of one of which two stand side by side.
+_LARGE, _SMALL = (760, 400), (460, 320)
 # A skip that costs more than this many times the whole model's figure is drawn on a logarithmic axis.
 _STEEP = 3
 
 Data = Mapping[str, Any]
 
 
-def skip_chart(scores: Data, measure: str = BITS, *, title: str = "", width: int = 760, height: int = 400) -> str:
+def skip_chart(scores: Data, measure: str = BITS, *, title: str = "", small: bool = False) -> str:
     """An SVG element: a measure of the model against the first layer that is left out, a line for each number of
     layers; empty where that was not measured.
 
@@ -26,13 +26,14 @@ def skip_chart(scores: Data, measure: str = BITS, *, title: str = "", width: int
     if not rows:
         return ""
     base = (scores.get("base") or {}).get(measure)
-    worst = max(value for _, row in rows for value in row)
+    steep = measure == BITS and bool(base) and max(value for _, row in rows for value in row) > _STEEP * (base or 0)
+    width, height = _SMALL if small else _LARGE
     return line_chart(
         [_line(f"{layers_said(span)} left out", row) for span, row in rows],
         title=title,
         x_label="first layer left out",
         y_label="bits per byte" if measure == BITS else measure,
-        log_y=measure == BITS and bool(base) and worst > _STEEP * base,
+        log_y=steep,
         references=[] if base is None else [Reference("the whole teacher", base)],
         width=width,
         height=height,
@@ -68,7 +69,8 @@ def layers_said(span: int) -> str:
 
 def small_chart(series: Sequence[Series], title: str, x_label: str, y_label: str) -> str:
     """A chart of which two stand side by side."""
-    return line_chart(series, title=title, x_label=x_label, y_label=y_label, **SMALL)
+    width, height = _SMALL
+    return line_chart(series, title=title, x_label=x_label, y_label=y_label, width=width, height=height)
 
 
 def _line(name: str, row: Sequence[float]) -> Series:

@@ -10,7 +10,6 @@ from typing import Any
 from lilliput.progress import duration
 from lilliput.report.chart import Row, Series, dot_chart, line_chart
 from lilliput.report.inherit_layers import (
-    SMALL,
     by_span,
     distance_charts,
     layers_said,
@@ -173,7 +172,7 @@ def _layer_charts(report: Data) -> str:
     if chart := skip_chart(scores):
         said = "Bits per byte with layers replaced by the identity: at each place, those from there on are left out."
         body += note(said) + _legible(chart)
-    tasks = [skip_chart(scores, task, title=f"The task {task}", **SMALL) for task in tasks_of(scores)]
+    tasks = [skip_chart(scores, task, title=f"The task {task}", small=True) for task in tasks_of(scores)]
     return body + _beside([*tasks, *distance_charts(scores)])
 
 

@@ -33,7 +33,7 @@ pre mark{background:none;color:var(--accent)}ul{margin:0;padding-left:20px}
 code{background:var(--code);border-radius:5px;padding:1px 6px;font:13px/1.6 ui-monospace,SFMono-Regular,Menlo,Consolas,
 monospace;overflow-wrap:anywhere}.pieces{line-height:2}.pieces span{display:inline-block;margin-right:10px}
 .pieces small{color:var(--soft);margin-left:4px}
-.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(380px,1fr));gap:0 18px}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(380px,100%),1fr));gap:0 18px}
 .grid .card{margin:9px 0}details summary{cursor:pointer;color:var(--soft)}
 """
 

@@ -21,15 +21,17 @@ FORMAT = 1
 # Shares of the rule's learning rate that are tried for every arm.
 RATES = (0.5, 1.0, 2.0)
 _TEACHER = "inherit.teacher=$TEACHER"
+_COUNT = 2
 # The recipe `demo` makes one model in minutes; six of them, one four times as large, take as long at this scale.
 _DEMO = ("budget.params=500k", "train.tokens=900k", "inherit.layers=uniform", "evaluate.bytes=200k")
 
 
 @dataclass(frozen=True)
 class Ask:
-    """recipe: with `inherit.teacher=$TEACHER`, the model that the ladder itself trains. words: what people typed after
-    `lilliput ladder`. rates: shares of the rule's learning rate; one of them means that none is chosen. teacher_size:
-    its parameters, times an arm's. teacher_bytes: the text it reads, times an arm's. batches: of the decoding speed."""
+    """recipe: with `inherit.teacher=$TEACHER`, the model that the ladder itself trains, and the last rung's rounds.
+    words: what people typed after `lilliput ladder`. rates: shares of the rule's learning rate; one of them means that
+    none is chosen. teacher_size: its parameters, times an arm's. teacher_bytes: the text it reads, times an arm's.
+    batches: of the decoding speed."""
 
     recipe: Recipe
     words: tuple[str, ...] = ()
@@ -81,9 +83,7 @@ def bare(recipe: Recipe) -> Recipe:
     return Recipe.model_validate(values)
 
 
-def read_ask(
-    name: str, settings: list[str], *, rates: tuple[float, ...] | None = None, **options: Any
-) -> Ask:
+def read_ask(name: str, settings: list[str], *, rates: tuple[float, ...] | None = None, **options: Any) -> Ask:
     """A ladder of the recipe `name` with dotted settings, checked; `options` are fields of `Ask`.
 
     rates: None for the usual ones. Raises ConfigError for what no ladder can be made of.
@@ -96,38 +96,34 @@ def read_ask(
         options = {"batches": (1,), **options}
         notes = (f"at demo scale: {' '.join(_DEMO)}",)
     recipe = _load(name, settings)
-    _check(recipe, settings)
+    _check(recipe)
     ask = Ask(recipe=recipe, words=words, rates=rates or RATES, notes=notes, **options)
     _check_options(ask)
     return ask
 
 
 def _load(name: str, settings: list[str]) -> Recipe:
-    """The recipe, with the ladder's own teacher in it."""
-    if any(setting.partition("=")[0] == "inherit.teacher" for setting in settings):
-        raise _own_teacher()
+    """The recipe with what the last rungs add to it: the ladder's own teacher, and rounds."""
+    keys = {setting.partition("=")[0]: setting.partition("=")[2] for setting in settings}
     try:
-        plain = load_recipe(name, settings)
+        plain: Recipe | None = load_recipe(name, settings)
     except ConfigError:
-        # `inherit.…` without a teacher is refused there; anything else is refused again here.
-        return load_recipe(name, [*settings, _TEACHER])
-    if plain.inherit.teacher is not None:
-        raise _own_teacher()
-    return load_recipe(name, [*settings, _TEACHER])
+        # `inherit.…` without a teacher and `rounds.…` without a count; anything else is refused again below.
+        plain = None
+    if "inherit.teacher" in keys or (plain is not None and plain.inherit.teacher is not None):
+        mend = "leave it out; how it teaches is set by inherit.neurons, inherit.layers and inherit.distil"
+        raise ConfigError("a ladder trains its own teacher", where="inherit.teacher", mend=mend)
+    if keys.get("rounds.count") == "1":
+        raise ConfigError("the last rung has several rounds", where="rounds.count", mend="2 or more, or leave it out")
+    counted = "rounds.count" in keys or (plain is not None and plain.rounds.count > 1)
+    return load_recipe(name, [*settings, _TEACHER, *([] if counted else [f"rounds.count={_COUNT}"])])
 
 
-def _own_teacher() -> ConfigError:
-    mend = "leave it out; how it teaches is set by inherit.neurons, inherit.layers and inherit.distil"
-    return ConfigError("a ladder trains its own teacher", where="inherit.teacher", mend=mend)
-
-
-def _check(recipe: Recipe, settings: list[str]) -> None:
+def _check(recipe: Recipe) -> None:
     if recipe.source is not None:
         raise ConfigError("every arm of a ladder begins from nothing", where="from", mend="leave out from")
     if recipe.objective != "causal":
         raise ConfigError("a ladder is of models that write", where="objective", mend="leave out objective")
-    if recipe.rounds.count == 1 and "rounds.count=1" in settings:
-        raise ConfigError("the last rung has several rounds", where="rounds.count", mend="2 or more, or leave it out")
     if recipe.inherit.tokenizer is not None:
         mend = "name the big tokenizer: tokenizer.from"
         raise ConfigError("a teacher that the ladder trains has no file", where="inherit.tokenizer", mend=mend)

@@ -75,7 +75,7 @@ def _best(rows: list[dict[str, Any]], arm: str) -> float | None:
 
 
 def at_the_edge(ask: Ask, picks: dict[str, float]) -> list[str]:
-    """The arms whose best rate is the lowest or highest of those tried."""
-    if len(ask.rates) == 1:
+    """The arms whose best rate is the lowest or highest of those tried, where some lie between."""
+    if len(ask.rates) < 3:
         return []
     return [arm for arm, share in picks.items() if share in (min(ask.rates), max(ask.rates))]

@@ -31,6 +31,7 @@ from lilliput.lab.ladder_plan import (
     Plan,
 )
 from lilliput.lab.ladder_shapes import (
+    SMALLER,
     base_shape,
     best_shape,
     compact_size,
@@ -42,13 +43,12 @@ from lilliput.lab.ladder_shapes import (
 from lilliput.lab.spec import setting
 from lilliput.model.config import ModelConfig
 from lilliput.plan.rules import table_share
-from lilliput.recipe import Recipe
+from lilliput.recipe import Recipe, RoundSettings
 from lilliput.settle import identify, known_size
 from lilliput.store import Stage, Store, atomic_dir, write_atomic
 from lilliput.texts import Texts
 from lilliput.train.derive import TOKENS_PER_PARAMETER, derive, flops
 
-_COUNT = 2
 _LEAST_DOCUMENTS = 2
 _WHERE = "the ladder's recipe"
 
@@ -88,7 +88,7 @@ class Settling:
         small = self._packed(corpus, source, asked if isinstance(asked, float) else planned.vocab_size)
         if small.pieces != planned.vocab_size:
             planned = planned_shape(self.recipe, small.pieces)
-        base = base_shape(planned, whole, cut=self.recipe.tokenizer.source is not None)
+        base = base_shape(planned, whole, whole=self.recipe.tokenizer.source is not None)
         cut = base.vocab_size if base.vocab_size < whole else None
         big = self._packed(corpus, source, cut)
         choose, judge = self._held_out(corpus)
@@ -101,7 +101,7 @@ class Settling:
         arms = {
             name: make.own(shape, *tokenizers.get(name, (small, small.pieces))) for name, shape in shapes.items()
         }
-        arms |= {name: make.inherited(arms[ARCHITECTURE], name) for name in (INHERITANCE, ROUNDS)}
+        arms |= {name: make.inherited(planned, small, name) for name in (INHERITANCE, ROUNDS)}
         teacher = make.teacher(teacher_shape(self.recipe, planned, self.ask.teacher_size), small)
         return Plan(
             recipe=yaml.safe_dump(make.common(), sort_keys=False, allow_unicode=True),
@@ -128,17 +128,19 @@ class Settling:
         named = self.recipe.tokenizer.source
         if named is not None:
             return named, known_size(self._texts(self._named(named)).asked) or 0
-        size = base_shape(planned, None, cut=True).vocab_size
+        size = base_shape(planned, None).vocab_size
         name = f"tokenizer-{corpus.hash[:8]}-{size}"
         # The shape is said because it is asked for; the tokenizer does not depend on it.
         tokenizer = self._texts({"vocab_size": size}, depth=1, width=64).tokenizer(corpus, None)
         with atomic_dir(self.out / name) as folder:
             tokenizer.save(folder)
-        if tokenizer.vocab_size < size:
-            need = f"the corpus gives {tokenizer.vocab_size:,} pieces, and the base wants {size:,}"
-            if tokenizer.vocab_size <= planned.vocab_size:
-                mend = "give more text, or a smaller budget.params or tokenizer.compact"
-                raise CorpusError(f"too little text for two tokenizers: {need}", where="corpus", mend=mend)
+        if SMALLER * tokenizer.vocab_size < planned.vocab_size:
+            raise CorpusError(
+                f"too little text for two tokenizers: it gives {tokenizer.vocab_size:,} pieces, the base wants "
+                f"{size:,} and the compact one has {planned.vocab_size:,}",
+                where="corpus",
+                mend="give more text, or a smaller budget.params or tokenizer.compact",
+            )
         return f"${FOLDER}/{name}", tokenizer.vocab_size
 
     def _named(self, source: str) -> dict[str, Any]:
@@ -217,35 +219,39 @@ class _Arms:
 
     def own(self, shape: ModelConfig, packed: _Packed, compact: int | None) -> Arm:
         """An arm that begins from nothing."""
-        return self._arm(shape, packed, self._settings(shape, compact))
+        return self._arm(shape, packed, self._settings(shape, compact), None)
 
     def teacher(self, shape: ModelConfig, packed: _Packed) -> Arm:
         """The teacher: the rule's own learning rate, and its own share of text."""
         size = round(self.bytes * self.ask.teacher_bytes)
         settings = [*self._settings(shape, packed.pieces), setting("train.bytes", size), "train.lr=null"]
-        return self._arm(shape, packed, settings, bytes=size, lr=None)
+        return self._arm(shape, packed, settings, None, bytes=size, lr=None)
 
-    def inherited(self, planned: Arm, name: str) -> Arm:
+    def inherited(self, shape: ModelConfig, packed: _Packed, name: str) -> Arm:
         """The planned shape carved out of the teacher; the last rung is also trained in rounds."""
-        shape, recipe = planned.shape, self.ask.recipe
+        recipe = self.ask.recipe
         values = {f"model.{key}": getattr(shape, key) for key in ("depth", "width", "heads", "ffn")}
         if shape.kv_heads != shape.heads:
             values["model.kv_heads"] = shape.kv_heads
         values |= _flat("inherit", recipe.inherit.model_dump(exclude_defaults=True))
+        rounds: RoundSettings | None = None
         if name == ROUNDS:
-            rounds = recipe.rounds.model_dump(exclude_defaults=True)
-            values |= _flat("rounds", {"count": _COUNT, **rounds})
-        return replace(planned, settings=_as_settings(values))
+            rounds = recipe.rounds
+            values |= _flat("rounds", rounds.model_dump(exclude_defaults=True))
+        return self._arm(shape, packed, _as_settings(values), rounds)
 
     def _settings(self, shape: ModelConfig, compact: int | None) -> list[str]:
         asked = {**self.tokenizer, "compact": compact}
         values = {f"tokenizer.{name}": value for name, value in asked.items() if value}
         return _as_settings(values | dimensions(shape, self.ask.recipe.model))
 
-    def _arm(self, shape: ModelConfig, packed: _Packed, settings: list[str], **train: Any) -> Arm:
+    def _arm(
+        self, shape: ModelConfig, packed: _Packed, settings: list[str], rounds: RoundSettings | None, **train: Any
+    ) -> Arm:
+        """An arm with what the run will derive; ConfigError for what it would refuse."""
         asked = Recipe.model_validate(self.common(**train)).train
-        named = replace(shape, vocab_size=packed.pieces)
-        config, _ = derive(asked, named, packed.tokens, packed.bytes, self.ask.recipe.seed, self.device)
+        named, seed = replace(shape, vocab_size=packed.pieces), self.ask.recipe.seed
+        config, _ = derive(asked, named, packed.tokens, packed.bytes, seed, self.device, rounds=rounds)
         return Arm(settings, named, config.lr, config.tokens, flops(named, config.tokens))
 
 

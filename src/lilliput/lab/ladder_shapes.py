@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from lilliput.errors import ConfigError, UserError
@@ -26,7 +27,7 @@ _EXPANSIONS = (1.0, 8.0)
 _STEPS = (32, 16, 8, 4, 2, 1)
 _PIECES = 16
 # The compact tokenizer has at most this share of the big one's pieces (the paper's has 48 %).
-_SMALLER = 0.85
+SMALLER = 0.85
 _DIMENSIONS = ("depth", "width", "heads", "kv_heads", "head_dim", "expansion", "ffn")
 
 
@@ -76,36 +77,38 @@ def half(depth: int) -> int:
     return (depth + 1) // 2
 
 
-def base_shape(planned: ModelConfig, pieces: int | None, cut: bool) -> ModelConfig:
-    """The base: half of the planned depth, as wide as gives equal parameters, and a big vocabulary.
+def base_shape(planned: ModelConfig, pieces: int | None, whole: bool = False) -> ModelConfig:
+    """The base: half of the planned depth, as wide as gives equal parameters, and a big vocabulary whose tables take
+    37 % of them.
 
-    pieces: those of a tokenizer that exists, None where one is trained for the base. cut: whether that one may be cut
-    where its tables would take far more than 37 %. Raises ConfigError where no such shape has the parameters.
+    pieces: those there are, None where a tokenizer can be trained to any size. whole: take all of them where that
+    leaves the tables at 45 % or less. Raises ConfigError where no such shape has the parameters.
     """
     depth = half(planned.depth)
+    if pieces is not None and whole and SMALLER * pieces >= planned.vocab_size:
+        found = fitted(planned, depth, lambda _: pieces)
+        if found is not None and table_share(found) <= WHOLE_SHARE:
+            return found
 
-    def at_share(width: int) -> int:
+    def at_share(width: int, spare: float) -> int:
+        """The pieces at a width; 0 where they are no more than the compact tokenizer's, or far more than there are."""
         tables = width * (1 if planned.tied else 2)
         size = int(BASE_SHARE * planned.parameters() / tables) // _PIECES * _PIECES
-        size = size if pieces is None else min(size, pieces)
-        # A width that leaves no room for a big vocabulary is none.
-        return size if size * _SMALLER >= planned.vocab_size else 0
+        if pieces is not None:
+            size = min(size, pieces) if size <= spare * pieces else 0
+        return size if SMALLER * size >= planned.vocab_size else 0
 
-    if pieces is not None and pieces * _SMALLER >= planned.vocab_size:
-        whole = fitted(planned, depth, lambda _: pieces)
-        if whole is not None and (not cut or table_share(whole) <= WHOLE_SHARE):
-            return whole
-    found = fitted(planned, depth, at_share)
-    if found is None:
-        least = math.ceil(planned.vocab_size / _SMALLER)
-        has = "" if pieces is None or pieces >= least else f"; the tokenizer has {pieces:,}"
-        raise ConfigError(
-            f"no shape of {depth} layers with {planned.parameters():,} parameters, {BASE_SHARE:.0%} of them in tables, "
-            f"has {least:,} pieces or more, well above the compact tokenizer's {planned.vocab_size:,}{has}",
-            where="budget.params",
-            mend="give a larger budget.params, a smaller tokenizer.compact" + (", or another tokenizer" if has else ""),
-        )
-    return found
+    for spare in (1.1, math.inf):
+        if (found := fitted(planned, depth, partial(at_share, spare=spare))) is not None:
+            return found
+    least = math.ceil(planned.vocab_size / SMALLER)
+    has = "" if pieces is None or pieces >= least else f"; the tokenizer has {pieces:,}"
+    raise ConfigError(
+        f"no shape of {depth} layers with {planned.parameters():,} parameters, {BASE_SHARE:.0%} of them in tables, "
+        f"has {least:,} pieces or more, well above the compact tokenizer's {planned.vocab_size:,}{has}",
+        where="budget.params",
+        mend="give a larger budget.params, a smaller tokenizer.compact" + (", or another tokenizer" if has else ""),
+    )
 
 
 def shallow_shape(planned: ModelConfig, depth: int) -> ModelConfig:

@@ -90,7 +90,12 @@ def _claims() -> list[dict[str, Any]]:
 def _settings(plan: Plan, arm: str, rate: float) -> list[str]:
     """An arm at a share of the rule's rate; at the whole of it the run derives the rate itself."""
     own = plan.arms[arm]
-    return [*own.settings, *([] if rate == 1 else [setting("train.lr", float(f"{rate * own.lr:.6g}"))])]
+    if rate == 1:
+        return own.settings
+    # A law of the recipe's own has said what the whole rate is.
+    law = ["train.lr_law.lr=null", "train.lr_law.batch_tokens=null", "train.lr_law.power=0.5"]
+    law = law if "lr_law" in plan.recipe else []
+    return [*own.settings, *law, setting("train.lr", float(f"{rate * own.lr:.6g}"))]
 
 
 def _teacher(plan: Plan) -> list[str]:

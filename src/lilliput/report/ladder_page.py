@@ -35,7 +35,6 @@ def ladder_page(ladder: Data) -> str:
         card("What they write", _samples(ladder)),
         card("What it cost", _costs(ladder)),
         card("Learning rates", _rates(ladder)),
-        card("Beside the paper", _paper(ladder)),
         card("How it was measured", bullets(_how(ladder))),
     ]
     return html_page(f"Ladder: {ladder['recipe']}", str(ladder["question"]), sections)
@@ -88,7 +87,9 @@ def _gains(ladder: Data) -> str:
         if rung["verdict"]
     ]
     head, table = rung_table(ladder)
-    return note(said) + (_wide(chart) if rows else "") + figures(head, table) + "<br>" + bullets(verdicts)
+    paper = f"The paper's: {ladder['paper']['source']}. Other models on other tasks: only the order is comparable."
+    below = figures(head, table) + "<br>" + note(paper) + bullets(verdicts)
+    return note(said) + (_wide(chart) if rows else "") + below
 
 
 def _curves(ladder: Data) -> str:
@@ -145,13 +146,6 @@ def _rates(ladder: Data) -> str:
         return ""
     said = "Every arm was tried at the same shares of its rule's rate, with one seed, on text that no arm is judged by."
     return note(said) + figures(*table)
-
-
-def _paper(ladder: Data) -> str:
-    rungs, paper = ladder["rungs"], ladder["paper"]
-    rows = [Row(rung["name"], rung["paper"], colour=place) for place, rung in enumerate(rungs)]
-    said = f"{paper['source']}; higher is better. Other models on other tasks: only the order is comparable."
-    return note(said) + _wide(dot_chart(rows, x_label="average accuracy, %"))
 
 
 def _how(ladder: Data) -> Sequence[str]:

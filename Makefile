@@ -12,7 +12,7 @@ PYTEST := $(OFFLINE) $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist 
 .PHONY: help setup demo test test-all lint bench clean
 
 help:
-	@echo "make demo      set up, then make a tiny language model of Python's own documentation (minutes)"
+	@echo "make demo      set up, then show what each part of the method buys, on Python's own documentation (minutes)"
 	@echo "make test      set up, then check style, types, floors and behaviour"
 	@echo "make test-all  the same with the slow tests: kill -9, memory, long runs"
 	@echo "make bench     training, decoding and counting speed beside other libraries, on this machine"
@@ -20,7 +20,7 @@ help:
 	@echo "make clean     remove .venv and caches (never runs/ or results/)"
 
 demo: $(VENV)/.core
-	$(BIN)/lilliput make demo
+	$(BIN)/lilliput ladder demo
 
 setup: $(VENV)/.all
 
@@ -43,7 +43,7 @@ bench: $(VENV)/.all
 # A marker in .venv says what is installed, so that a second `make` starts at once.
 $(VENV)/.core: $(VENV)/.made pyproject.toml constraints.txt
 	@echo "installing Lilliput into $(VENV): some minutes the first time"
-	$(INSTALL) torch -e .
+	$(INSTALL) torch -e '.[lab]'
 	@touch $@
 
 $(VENV)/.all: $(VENV)/.made pyproject.toml constraints.txt

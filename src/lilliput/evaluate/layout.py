@@ -74,7 +74,10 @@ class Layout:
 
     def _make(self, name: str, row: Row, held: dict[str, Any]) -> Any:
         try:
-            return self._makers[name](**held, **{_PART: row.part})
+            made = self._makers[name](**held, **{_PART: row.part})
+            if isinstance(made, Undefined):
+                str(made)  # tells what is not there
+            return made
         except _NotText as error:
             field = next((field for field, value in held.items() if value is error.value), name)
             raise row.wrong(f"{field} is {shown(error.value)}, not text") from None
@@ -99,6 +102,11 @@ def laid_out(row: Row, layouts: Sequence[Layout], own: Sequence[Sequence[str]]) 
 
 
 def truth(source: str) -> Callable[[Row], bool]:
-    """The function that says whether an expression, of a row's fields and `part`, is true of a row."""
-    expression = _JINJA.compile_expression(source)
-    return lambda row: bool(expression(**{**row.fields, _PART: row.part}))
+    """The function that says whether an expression, of a row's fields and `part`, is true of a row. It is true of one
+    that lacks such a field, which no layout will fit."""
+    expression, used = _JINJA.compile_expression(source), _uses(source, False)
+
+    def holds(row: Row) -> bool:
+        return not used <= row.fields.keys() or bool(expression(**{**row.fields, _PART: row.part}))
+
+    return holds

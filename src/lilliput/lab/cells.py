@@ -89,17 +89,21 @@ def scores(found: dict[str, Any]) -> Scores:
     )
 
 
+def locks_of(folder: Path) -> Path:
+    """The folder of a study's locks, which git leaves alone."""
+    locks = folder / ".locks"
+    if not (locks / ".gitignore").exists():
+        write_atomic(locks / ".gitignore", "*\n")
+    return locks
+
+
 @contextmanager
 def taken(folder: Path, cell: Cell) -> Iterator[bool]:
     """Try to take a cell: True while this process holds it, False if another does.
 
     The system drops the lock of a process that dies, so a killed one never blocks the others.
     """
-    locks = folder / ".locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    if not (locks / ".gitignore").exists():
-        write_atomic(locks / ".gitignore", "*\n")
-    lock = FileLock(locks / f"{cell.stem}.lock")
+    lock = FileLock(locks_of(folder) / f"{cell.stem}.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -139,7 +143,7 @@ def run_folder(store: Store, cell: Cell) -> Path:
 def _teacher(study: Study, cell: Cell, folder: Path, store: Store, device: str) -> Path:
     """The teacher's model directory, made once for all processes that share the store."""
     model = run_folder(store, cell) / "model"
-    with locked(folder / ".locks" / "teacher.lock", f"the teacher of {study.name}"):
+    with locked(locks_of(folder) / "teacher.lock", f"the teacher of {study.name}"):
         if not (model / "config.json").is_file() or finished(folder, cell) is None:
             say(f"the teacher of {study.name}")
             measure(study, cell, folder, store, device)

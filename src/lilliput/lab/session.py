@@ -19,6 +19,7 @@ from lilliput.lab.cells import (
     add_speed,
     failure,
     finished,
+    locks_of,
     measure,
     note_failure,
     read_cell,
@@ -161,7 +162,7 @@ class Session:
             return False
         with (
             taken(self.folder, cell) as free,
-            locked(self.folder / ".locks" / "speed.lock", f"the speeds of {self.study.name}"),
+            locked(locks_of(self.folder) / "speed.lock", f"the speeds of {self.study.name}"),
         ):
             if not free:
                 return False
@@ -194,7 +195,7 @@ def failed_cells(cells: list[Cell], folder: Path) -> dict[tuple[str, int], str]:
 def bring_up_to_date(study: Study, cells: list[Cell], folder: Path) -> dict[str, Any]:
     """Write the results that follow from the finished cells; one process at a time, so that an older state never
     overwrites a newer. Returns the summary."""
-    with locked(folder / ".locks" / "results.lock", f"the results of {study.name}"):
+    with locked(locks_of(folder) / "results.lock", f"the results of {study.name}"):
         summary = summarise_study(study, cells, found_cells(cells, folder), failed_cells(cells, folder))
         write_results(study, summary, folder)
     return summary

@@ -31,9 +31,9 @@ def _width(text: str) -> int:
 
 def table(summary: Mapping[str, Any]) -> str:
     """The arms by bits per byte, with the gain over the baseline, its 95 % interval and what that says."""
-    base = summary["baseline"]
-    head = ["arm", "bits per byte", f"gain over {base}", "95 % interval", "outcome", "seeds"]
-    head += ["parameters", "tokens", "time a cell"]
+    base, alone = summary["baseline"], len(summary["arms"]) == 1
+    head = ["arm", "bits per byte"] + ([] if alone else [f"gain over {base}", "95 % interval", "outcome"])
+    head += ["seeds", "parameters", "tokens", "time a cell"]
     batches = sorted({batch for arm in summary["arms"] for batch in arm.get("speed", {})}, key=int)
     head += [f"tokens/s, batch {batch}" for batch in batches]
     inherited = any(arm.get("start") is not None for arm in summary["arms"])
@@ -44,13 +44,10 @@ def table(summary: Mapping[str, Any]) -> str:
             said = "would not train" if arm["failed"] else "not measured yet"
             rows.append([arm["name"], said, *[""] * (len(head) - 2)])
             continue
-        gain, interval, outcome = gain_cells(metric, arm["gain"], arm["name"] == base)
         rows.append([
             arm["name"],
             level_cell(metric, arm),
-            gain,
-            interval,
-            outcome,
+            *([] if alone else gain_cells(metric, arm["gain"], arm["name"] == base)),
             str(arm["seeds"]),
             f"{arm['parameters']:,}",
             count(arm["tokens"]),

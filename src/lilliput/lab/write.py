@@ -127,6 +127,8 @@ def readme(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:
 
 def _about(summary: dict[str, Any]) -> str:
     """How to read the table of arms."""
+    if len(summary["arms"]) == 1:
+        return "Lower bits per byte are better."
     said = (
         "Lower bits per byte are better; a positive gain means that the arm is better. ± is the standard deviation "
         "over seeds. "
@@ -161,9 +163,13 @@ def _how(summary: dict[str, Any]) -> str:
         )
     for machine in summary["machines"]:
         gpu = f", {machine['gpu']}" if machine.get("gpu") else ""
-        lines.append(f"- machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB{gpu}")
+        lines.append(f"- machine: {machine['cpu']}, {_cores(machine['cores'])}, {machine['memory_gb']} GB{gpu}")
     for versions in summary["versions"]:
         lines.append("- versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
     spent = sum(arm["seconds"] * arm["seeds"] for arm in summary["arms"] if arm["seeds"])
     lines.append(f"- training time in all: {duration(spent)}")
     return "\n".join(lines)
+
+
+def _cores(count: int) -> str:
+    return f"{count} core{'s' if count > 1 else ''}"

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lilliput.errors import ConfigError, ModelError, TokenizerError
+from lilliput.errors import ConfigError, ModelError, TokenizerError, UserError
 from lilliput.export.hf import load_model_dir
 from lilliput.inheritance import inherit_model
 from lilliput.pipeline import make
@@ -131,6 +131,40 @@ def test_under_a_number_of_parameters(corpus: Path, teacher: Path, store: Store,
     asked = recipe(corpus, teacher, "budget.params=40k", "inherit.neurons=l2", "inherit.layers=uniform")
     found = inherit_model(asked, tmp_path / "child", store, CPU)
     assert 32_000 < found["parameters"] <= 40_000
+
+
+def test_layers_by_a_task(corpus: Path, teacher: Path, store: Store, tmp_path: Path) -> None:
+    """Measured beside bits per byte; it chooses only where it is asked to; other rows are another child."""
+    rows = [{"query": "def f(x):", "choices": ["return x", "zzz qqq"], "gold": 0}] * 12
+    (tmp_path / "calls.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    by_task = ("inherit.tasks=[calls]", f"inherit.data={tmp_path}", "model.depth=2", "inherit.neurons=l2")
+    beside = recipe(corpus, teacher, *by_task, "inherit.layers=importance")
+    found = inherit_model(beside, tmp_path / "beside", store, CPU)
+    scores = found["layers"]["scores"]
+    assert scores["skips"].keys() == scores["base"].keys() == {"bits_per_byte", "calls"}
+    assert [len(row) for row in scores["skips"]["calls"].values()] == [4, 3, 2]
+    assert any("12 items of calls" in note for note in found["notes"])
+    assert "The task calls" in Path(found["report"]).read_text(encoding="utf-8")
+    plain = inherit_model(
+        recipe(corpus, teacher, "inherit.layers=importance", *by_task[2:]), tmp_path / "plain", store, CPU
+    )
+    assert plain["layers"]["kept"] == found["layers"]["kept"]
+    assert plain["cost"]["flops"]["layers"] < found["cost"]["flops"]["layers"]
+    chosen = recipe(corpus, teacher, "inherit.layers=importance=calls", *by_task[1:])
+    costs = [scores["base"]["calls"] - value for value in scores["skips"]["calls"]["1"]]
+    ranked = sorted(range(4), key=lambda layer: (-costs[layer], layer))[:2]
+    assert inherit_model(chosen, tmp_path / "chosen", store, CPU)["layers"]["kept"] == sorted(ranked)
+    assert chosen.to_dict()["inherit"].get("tasks") is None
+    (tmp_path / "calls.jsonl").write_text("".join(json.dumps(row | {"gold": 1}) + "\n" for row in rows))
+    other = inherit_model(beside, tmp_path / "beside", store, CPU)["layers"]["scores"]
+    assert other["base"]["calls"] != scores["base"]["calls"]
+    for wrong, said in (
+        (["inherit.layers=uniform", "inherit.tasks=[calls]"], "chosen by importance"),
+        (["inherit.layers=importance=cals", f"inherit.data={tmp_path}"], "did you mean calls"),
+        (["inherit.layers=importance="], "no way to choose layers"),
+    ):
+        with pytest.raises(UserError, match=said):
+            inherit_model(recipe(corpus, teacher, "model.depth=2", *wrong), tmp_path / "wrong", store, CPU)
 
 
 @pytest.mark.parametrize(

@@ -14,18 +14,38 @@ from typing import Any
 
 import torch
 
-from lilliput.carving import Carving, scored_bytes
+from lilliput.carving import Carved, Carving
+from lilliput.corpus.documents import Documents
 from lilliput.corpus.shards import Shards
-from lilliput.lineage import child_of, teacher_of
+from lilliput.device import total_memory
+from lilliput.evaluate.bits import Bits, bits_per_byte
+from lilliput.export.hf import save_model_dir
+from lilliput.lineage import child_of, layers_how, teacher_of
+from lilliput.model.decoder import Decoder
 from lilliput.plan.rules import describe
+from lilliput.progress import count
 from lilliput.recipe import Recipe
 from lilliput.report.inherit_page import inherit_page
+from lilliput.results import up_to
 from lilliput.settle import check_request, identify
-from lilliput.store import Stage, Store, atomic_dir, canonical_hash, check_replaceable, write_atomic, write_json
+from lilliput.store import (
+    Stage,
+    Store,
+    atomic_dir,
+    canonical_hash,
+    check_replaceable,
+    file_hash,
+    write_atomic,
+    write_json,
+)
 from lilliput.texts import Texts, tell
 
 # Raised when the child changes for the same settings, so that an older one is not taken for it.
 _FORMAT = 1
+# Text that teacher and child are scored on, at most.
+_SCORED_BYTES = 500_000
+# Share of the machine's memory that a whole teacher may take.
+_ROOM = 0.5
 # What `lilliput inherit` writes.
 _OURS = (
     "inherit.json", "report.html", "lilliput.json", "config.json", "generation_config.json", "model*.safetensors",
@@ -91,15 +111,17 @@ def inherit_stage(
     teacher = teacher_of(asked, compacted.path if compacted else None)
     shape = child_of(asked, teacher.config)
     how = asked.to_dict()["inherit"]
-    for later in ("teacher", "tokenizer", "distil", "temperature", "top"):
-        del how[later]
+    for later in ("teacher", "tokenizer", "distil", "temperature", "top", "tasks", "data"):
+        how.pop(later, None)
+    judged = {"tasks": texts.inputs["tasks"]} if "tasks" in texts.inputs else {}
     key = {
         "format": _FORMAT,
         "teacher": compacted.hash if compacted else texts.inputs["teacher"],
         "corpus": corpus.hash,
         "shape": shape.identity(),
         "how": how,
-        "scored": scored_bytes(asked),
+        **judged,
+        "scored": _scored_bytes(asked),
         "seed": asked.seed,
     }
     unfinished = work / f"unfinished-{canonical_hash(key)[:24]}"
@@ -107,7 +129,8 @@ def inherit_stage(
     def build(folder: Path) -> dict[str, Any]:
         if asked.train.threads is not None:
             torch.set_num_threads(asked.train.threads)
-        return Carving(asked, teacher, shape, corpus.path, shards, unfinished, device).build(folder)
+        carving = Carving(asked, teacher, shape, corpus.path, shards, unfinished, device)
+        return _write(carving, carving.run(), folder)
 
     stage = texts.stage("inherit", key, build)
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -115,3 +138,83 @@ def inherit_stage(
     before = f", the teacher {bits['teacher']['value']:.4f}" if bits["teacher"] else ""
     tell("inherit", stage, f"{describe(shape)}; {bits['child']['value']:.4f} bits per byte right after{before}")
     return stage
+
+
+def _write(carving: Carving, carved: Carved, folder: Path) -> dict[str, Any]:
+    """Score the child, write it to `folder`; the report."""
+    report = _report(carving, carved, _scores(carving, carved.child))
+    info = {"inherit": {name: report[name] for name in ("teacher", "layers", "neurons", "bits_per_byte", "cost")}}
+    model, teacher = folder / "model", carving.teacher
+    save_model_dir(model, carved.child.to(teacher.dtype), teacher.tokenizer, info, beside=teacher.beside())
+    for file in model.iterdir():
+        file.rename(folder / file.name)
+    model.rmdir()
+    return {**report, "weights": file_hash(folder / "model.safetensors")}
+
+
+def _scored_bytes(asked: Recipe) -> int:
+    return min(_SCORED_BYTES, asked.evaluate.bytes)
+
+
+def _scores(carving: Carving, child: Decoder) -> dict[str, Any]:
+    """Bits per byte of both on the held-out part of the corpus; no teacher's where it would not fit.
+
+    The child is scored as it is written: rounded, where the teacher's type is narrower.
+    """
+    texts = list(up_to(Documents(carving.corpus, "dev"), _scored_bytes(carving.asked)))
+
+    def bits(model: Decoder, title: str) -> Bits:
+        return bits_per_byte(model, carving.teacher.tokenizer, texts, title=f"evaluating the {title}")
+
+    with carving.cost.of("evaluate"):
+        after = bits(child.float().to(carving.device), "child")
+        before = bits(carving.model, "teacher") if _fits(carving) else None
+    return {
+        "held_out": {"documents": len(texts), "bytes": sum(len(text.encode()) for text in texts)},
+        "bits_per_byte": {"teacher": before.to_dict() if before else None, "child": after.to_dict()},
+    }
+
+
+def _fits(carving: Carving) -> bool:
+    """Whether the whole teacher, fp32, has room here."""
+    if carving.in_memory:
+        return True
+    need, room = 4 * carving.teacher.config.parameters(), _ROOM * (total_memory() or 8 << 30)
+    if need <= room:
+        return True
+    carving.notes.append(f"the teacher was not scored: it takes {count(need)}B of memory")
+    return False
+
+
+def _report(carving: Carving, carved: Carved, scores: dict[str, Any]) -> dict[str, Any]:
+    parent, shape, how, kept = carving.teacher.config, carving.shape, carving.how, carved.kept
+    masks = carved.masks
+    return {
+        "teacher": {
+            "name": _name(carving.asked), "kind": carving.teacher.kind,
+            "parameters": parent.parameters(), "shape": parent.identity(),
+        },
+        "child": {"parameters": shape.parameters(), "shape": shape.identity()},
+        "parameters": shape.parameters(),
+        "layers": {
+            "how": "all" if shape.depth == parent.depth else layers_how(how),
+            "kept": list(kept.layers),
+            "scores": carved.scores.to_dict() if carved.scores else None,
+        },
+        "neurons": {
+            "how": how.neurons,
+            "kept": {"hidden": len(kept.hidden), "ffn": len(kept.ffn[0]), "kv_heads": len(kept.kv_head[0])},
+            "hidden": list(kept.hidden),
+            "heads": [list(members) for members in kept.kv_head],
+        },
+        "masks": {"rows": masks, "steps": masks[-1]["step"]} if masks else None,
+        **scores,
+        "cost": carving.cost.to_dict(),
+        "notes": carving.notes,
+    }  # fmt: skip
+
+
+def _name(recipe: Recipe) -> str:
+    """The teacher's name: the folder it lies in, or that one's where it is a run's `model`; no path of this machine."""
+    place = Path(str(recipe.inherit.teacher)).expanduser()
+    return place.parent.name if place.name == "model" else place.name

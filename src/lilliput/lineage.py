@@ -7,8 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from lilliput.errors import ConfigError
+from lilliput.evaluate.task import Task
 from lilliput.export.teacher import Teacher, open_teacher
-from lilliput.inherit.layers import choose_layers
+from lilliput.inherit.judging import open_tasks
+from lilliput.inherit.layers import BITS, choose_layers, measured_by
 from lilliput.model.config import ModelConfig
 from lilliput.plan.child import Target, child_shape
 from lilliput.plan.rules import rule_size
@@ -114,8 +116,21 @@ def check_inherit(recipe: Recipe) -> None:
     how = layers_how(recipe.inherit)
     if how != "learned":
         choose_layers(how, teacher.depth, child.depth, (0.0,) * teacher.depth)
+    tasks_of(recipe, teacher)
     if (recipe.budget.params or 0) >= teacher.parameters() and child.parameters() == teacher.parameters():
         warn(f"the teacher has {teacher.parameters():,} parameters: nothing has to be cut for {recipe.budget.params:,}")
+
+
+def tasks_of(recipe: Recipe, teacher: ModelConfig) -> list[Task]:
+    """The tasks that layers are judged by beside bits per byte; none as a rule. Raises UserError where one of them
+    cannot be had."""
+    asked = recipe.inherit
+    measure = measured_by(layers_how(asked))
+    names = [*asked.tasks, *([measure] if measure not in (None, BITS) else [])]
+    if names and measure is None:
+        mend = "inherit.layers=importance, or leave out inherit.tasks"
+        raise ConfigError("tasks judge layers that are chosen by importance", where="inherit.tasks", mend=mend)
+    return open_tasks(names, Path(asked.data).expanduser() if asked.data else None, teacher)
 
 
 def layers_how(how: InheritSettings) -> str:

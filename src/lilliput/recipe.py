@@ -102,8 +102,12 @@ class InheritSettings(_Settings):
     teacher: str | None = Field(None, description="the bigger model: a model directory, or a llama2.c checkpoint")
     tokenizer: str | None = Field(None, description="llama2.c: the checkpoint's tokenizer.bin")
     layers: str | None = Field(
-        None, description="importance, ends, uniform, first, keep=0,1,5 or learned; none: learned with learned neurons"
+        None,
+        description="importance, importance=TASK, ends, uniform, first, keep=0,1,5 or learned; none: learned with "
+        "learned neurons, else importance",
     )
+    tasks: list[str] = Field([], description="tasks that layers are judged by beside bits per byte")
+    data: str | None = Field(None, description="the folder that holds the tasks' rows")
     neurons: Literal["random", "l1", "l2", "taylor", "learned"] = Field(
         "taylor", description="how FFN neurons, heads and hidden channels are chosen"
     )
@@ -229,11 +233,16 @@ class Recipe(_Settings):
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values under the names people write; how to inherit only where there is a teacher, rounds and a law of
-        the rate only where they are asked for: a run without them is the run it was before there were any."""
+        """Plain values under the names people write; how to inherit only where there is a teacher, rounds, a law of the
+        rate and tasks that judge layers only where they are asked for: a run without them is the run it was before
+        there were any."""
         values = self.model_dump(by_alias=True)
         if self.inherit.teacher is None:
             del values["inherit"]
+        else:
+            for name in ("tasks", "data"):
+                if not values["inherit"][name]:
+                    del values["inherit"][name]
         if self.rounds.count == 1:
             del values["rounds"]
         if self.train.lr_law.lr is None:

@@ -11,7 +11,7 @@ from lilliput.corpus.sources import source_identity
 from lilliput.device import pick_device
 from lilliput.errors import ConfigError
 from lilliput.export.hf import load_model_dir
-from lilliput.lineage import check_inherit, child_of, teacher_of
+from lilliput.lineage import check_inherit, child_of, tasks_of, teacher_of
 from lilliput.model.config import ModelConfig
 from lilliput.plan.search import derive_shape
 from lilliput.recipe import ModelSettings, Recipe, SourceSpec, build_recipe
@@ -104,7 +104,10 @@ def identify(recipe: Recipe) -> dict[str, Any]:
         files = [folder / "config.json", folder / "tokenizer.json", *sorted(folder.glob("*.safetensors"))]
         inputs["from"] = {file.name: file_hash(file) for file in files if file.exists()}
     if recipe.inherit.teacher is not None:
-        inputs["teacher"] = teacher_of(recipe).identity()
+        teacher = teacher_of(recipe)
+        inputs["teacher"] = teacher.identity()
+        if tasks := tasks_of(recipe, teacher.config):
+            inputs["tasks"] = {task.name: task.hash for task in tasks}
     if recipe.tokenizer.source is not None:
         inputs["tokenizer"] = Tokenizer.of(read_recipe_source(recipe)).hash
     if recipe.tokenizer.compact is not None:
@@ -126,6 +129,7 @@ def training_identity(recipe: Recipe, inputs: dict[str, Any]) -> dict[str, Any]:
     asked["from"] = asked["tokenizer"]["from"] = None
     if "inherit" in asked:
         asked["inherit"] |= {"teacher": None, "tokenizer": None}
+        asked["inherit"].pop("data", None)
     return {"asked": asked, "inputs": {name: value for name, value in inputs.items() if name != "text"}}
 
 

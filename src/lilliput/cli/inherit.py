@@ -21,6 +21,7 @@ _DIMENSIONS = {"layers": "depth", "hidden": "width", "heads": "heads", "kv_heads
 # What a message about the recipe's keys calls them here, longer keys first.
 _SAID = {
     "inherit.masks.tokens": "--mask-tokens", "inherit.sequences": "--sequences", "inherit.tokenizer": "--tokenizer",
+    "inherit.tasks": "--task", "inherit.data": "--data",
     "inherit.neurons": "--neurons", "inherit.teacher": "TEACHER", "inherit.layers": "--layers",
     "inherit.taylor": "--taylor", "inherit.group": "--group", "tokenizer.compact": "--compact",
     "budget.params=": "--params ", "budget.params": "--params", "model.kv_heads": "kv_heads", "model.depth": "layers",
@@ -60,9 +61,16 @@ def inherit(
     layers: Annotated[
         str | None,
         typer.Option(
-            help="How layers are chosen: importance, ends, uniform, first, keep=0,1,5 or learned.",
+            help="How layers are chosen: importance, importance=TASK, ends, uniform, first, keep=0,1,5 or learned.",
             show_default="importance",
         ),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Judge layers by a task beside bits per byte; may be repeated."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="The folder that holds the tasks' rows.", show_default=False)
     ] = None,
     neurons: Annotated[
         str, typer.Option(help="How neurons, heads and channels are chosen: random, l1, l2, taylor, learned.")
@@ -103,36 +111,46 @@ def inherit(
     specs, _ = parse_corpora(corpus, field)
     place = teacher.expanduser()
     place = (options.model_folder(place) if place.is_dir() else place).absolute()
-    if layers is not None and layers.isdecimal():
-        mend = f"did you mean layers={layers}, how many there shall be?"
-        raise ConfigError(f"no way to choose layers: {layers}", where="--layers", mend=mend)
     model, seed = _dimensions(words or [])
     if plan is not None:
         model = {**_planned(plan, place, tokenizer, compact), **model}
-    if not (model or params or compact or (layers or "").startswith("keep=")):
-        mend = "--params 4M, --plan FILE, or dimensions such as layers=6 hidden=192"
-        raise ConfigError("how small shall the child be?", where=_WHERE, mend=mend)
-    how = {"layers": layers, "neurons": neurons, "taylor": taylor, "group": group, "sequences": sequences}
+    _check(layers, sized=bool(model or params or compact))
+    how = {
+        "teacher": str(place), "tokenizer": _absolute(tokenizer), "layers": layers, "tasks": task or [],
+        "data": _absolute(data), "neurons": neurons, "taylor": taylor, "group": group, "sequences": sequences,
+        "masks": {"tokens": mask_tokens},
+    }  # fmt: skip
     values = {
         "name": "inherit",
         "corpus": [spec.model_dump() for spec in specs],
-        "inherit": {
-            **{key: value for key, value in how.items() if value is not None},
-            "teacher": str(place),
-            "tokenizer": str(tokenizer.expanduser().absolute()) if tokenizer else None,
-            "masks": {"tokens": mask_tokens},
-        },
+        "inherit": how,
         "model": model,
         "tokenizer": {"compact": compact},
         "budget": {"params": params},
         "seed": seed,
     }
     try:
-        data = _carve(_recipe(values), out.expanduser().absolute(), device)
+        found = _carve(_recipe(values), out.expanduser().absolute(), device)
     except ConfigError as error:
         said = (_said(part or "") for part in (error.message, error.where, error.mend))
         raise ConfigError(next(said), where=next(said), mend=next(said)) from None
-    return Answer(data, _text(data))
+    return Answer(found, _text(found))
+
+
+def _check(layers: str | None, *, sized: bool) -> None:
+    """Refuse what asks for no child. sized: whether anything else says how small it shall be."""
+    from lilliput.errors import ConfigError
+
+    if layers is not None and layers.isdecimal():
+        mend = f"did you mean layers={layers}, how many there shall be?"
+        raise ConfigError(f"no way to choose layers: {layers}", where="--layers", mend=mend)
+    if not (sized or (layers or "").startswith("keep=")):
+        mend = "--params 4M, --plan FILE, or dimensions such as layers=6 hidden=192"
+        raise ConfigError("how small shall the child be?", where=_WHERE, mend=mend)
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.expanduser().absolute())
 
 
 def _recipe(values: dict[str, Any]) -> Recipe:

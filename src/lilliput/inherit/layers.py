@@ -1,8 +1,9 @@
 """Which layers of a model matter (PanGu-π Pro §3.2, Fig. 5), and which to keep.
 
-Three measures: bits per byte with one, two or three neighbouring layers replaced by the identity; the block influence
-1 − E cos(x_l, x_{l+1}) of each layer (2403.03853); the angular distance arccos(cos(x_l, x_{l+n}))/π over n layers
-(2403.17887), both over all positions of the text. x_l is what layer l reads from the residual stream.
+Three measures: bits per byte, and the figures of tasks, with one, two or three neighbouring layers replaced by the
+identity; the block influence 1 − E cos(x_l, x_{l+1}) of each layer (2403.03853); the angular distance
+arccos(cos(x_l, x_{l+n}))/π over n layers (2403.17887), both over all positions of the text. x_l is what layer l reads
+from the residual stream.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from lilliput.tokenizer.load import Tokenizer
 
 SPANS = (1, 2, 3)
-HOWS = ("importance", "ends", "uniform", "first")
+BITS = "bits_per_byte"
+HOWS = ("importance", "importance=TASK", "ends", "uniform", "first")
 # Positions whose states of all layers are held at once.
 _POSITIONS = 1024
 # The paper keeps the first two or three layers and the last (§3.2).
@@ -46,9 +48,10 @@ class LayerScores:
     influence: tuple[float, ...]
     angular: dict[int, tuple[float, ...]]
 
-    def importance(self) -> tuple[float, ...]:
-        """Bits per byte that leaving each single layer out costs."""
-        return tuple(value - self.base["bits_per_byte"] for value in self.skips["bits_per_byte"][1])
+    def importance(self, measure: str = BITS) -> tuple[float, ...]:
+        """What leaving each single layer out costs: bits per byte more, or of a task its figure less."""
+        sign = 1 if measure == BITS else -1
+        return tuple(sign * (value - self.base[measure]) for value in self.skips[measure][1])
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -82,11 +85,11 @@ def score_layers(
 ) -> LayerScores:
     """Measure every layer on `documents`.
 
-    spans: numbers of neighbouring layers left out together. also: further measures of a model by name (tasks), taken
-    with every skip beside bits per byte.
+    spans: numbers of neighbouring layers left out together. also: further measures of a model by name (tasks: more is
+    better), taken with every skip beside bits per byte.
     """
     measures: dict[str, Callable[[Decoder], float]] = {
-        "bits_per_byte": lambda one: bits_per_byte(one, tokenizer, documents, title=None).value,
+        BITS: lambda one: bits_per_byte(one, tokenizer, documents, title=None).value,
         **(also or {}),
     }
     depth = len(model.model.layers)
@@ -146,12 +149,20 @@ def _states(model: Decoder, tokenizer: Tokenizer, documents: Sequence[str]) -> I
             yield torch.stack(states)[:, length - window.scored :]
 
 
+def measured_by(how: str) -> str | None:
+    """What layers are measured by where they are chosen by importance: bits per byte, or a task; None where not."""
+    name, equals, task = how.partition("=")
+    if name != "importance" or bool(equals) != bool(task):
+        return None
+    return task or BITS
+
+
 def choose_layers(how: str, depth: int, count: int, importance: Sequence[float] | None = None) -> tuple[int, ...]:
     """The layers to keep, `count` of `depth`, in order.
 
-    how: "importance" keeps those that cost most when left out (`importance`, one for each layer); "ends" the first two
-    and the last, the rest thinned evenly, as PanGu-π Pro does by hand; "uniform" evenly from the first to the last;
-    "first" the first; "keep=0,1,5" those named. Raises ConfigError for what cannot be.
+    how: "importance", or "importance=TASK", keeps those that cost most when left out (`importance`, one for each
+    layer); "ends" the first two and the last, the rest thinned evenly, as PanGu-π Pro does by hand; "uniform" evenly
+    from the first to the last; "first" the first; "keep=0,1,5" those named. Raises ConfigError for what cannot be.
     """
     if how.startswith("keep="):
         return _named(how.removeprefix("keep="), depth, count)
@@ -165,7 +176,7 @@ def choose_layers(how: str, depth: int, count: int, importance: Sequence[float] 
         if count <= _FIRST + 1:
             return tuple(sorted({*range(count - 1), depth - 1}))
         return (*range(_FIRST), *_even(_FIRST, depth - 1, count - _FIRST))
-    if how == "importance" and importance is not None:
+    if measured_by(how) is not None and importance is not None:
         ranked = sorted(range(depth), key=lambda layer: (-importance[layer], layer))
         return tuple(sorted(ranked[:count]))
     mend = f"{', '.join(HOWS)}, keep=0,1,5, or learned with learned neurons"

@@ -33,6 +33,8 @@ from lilliput.settle import difference
 from lilliput.store import Store, locked, read_json, write_atomic, write_json
 
 _STATE = "ladder.json"
+# What lies in a folder whose plan is not settled yet, or was refused.
+_BEGUN = (".", "held-out-", "tokenizer-")
 _IGNORED = "# Made again where they are missing.\nheld-out-*/\ntokenizer-*/\n.locks/\n"
 
 
@@ -91,9 +93,10 @@ class _Ladder:
             raise ConfigError("there is a file of that name", where=str(self.out), mend="give another --out")
         file = self.out / _STATE
         if not file.is_file():
-            if self.out.is_dir() and any(path.name not in (".locks", ".gitignore") for path in self.out.iterdir()):
-                raise ConfigError("this folder is not empty and holds no ladder", where=str(self.out),
-                                  mend="give another --out")  # fmt: skip
+            names = [path.name for path in self.out.iterdir()] if self.out.is_dir() else []
+            if any(not name.startswith(_BEGUN) for name in names):
+                reason = "this folder is not empty and holds no ladder"
+                raise ConfigError(reason, where=str(self.out), mend="give another --out")
             return {}
         state: dict[str, Any] = read_json(file)
         if changed := difference(state["request"], request):

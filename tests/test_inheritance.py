@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lilliput.errors import ConfigError, ModelError, TokenizerError, UserError
 from lilliput.export.hf import load_model_dir
+from lilliput.export.teacher import open_teacher
 from lilliput.inheritance import inherit_model
 from lilliput.pipeline import make
 from lilliput.recipe import Recipe, load_recipe
@@ -125,6 +126,27 @@ def test_with_a_compact_tokenizer(corpus: Path, teacher: Path, store: Store, tmp
     # The bytes alone take more than 20 % of so small a child.
     with pytest.raises(TokenizerError, match="256 bytes"):
         inherit_model(by_rule, tmp_path / "child", store, CPU)
+
+
+@pytest.mark.data
+def test_a_checkpoint_of_llama2c_with_a_compact_tokenizer(
+    corpus: Path, store: Store, tmp_path: Path, data_dir: Path
+) -> None:
+    """The child says of the kept pieces what the checkpoint says of them."""
+    place, pieces = (data_dir / "weights" / "stories260K" / name for name in ("stories260K.bin", "tok512.bin"))
+    asked = recipe(corpus, place, f"inherit.tokenizer={pieces}", "tokenizer.compact=400", "inherit.neurons=l1")
+    found = inherit_model(asked, tmp_path / "child", store, CPU)
+    child, tokenizer = load_model_dir(tmp_path / "child")
+    assert tokenizer.vocab_size == child.config.vocab_size == 400
+    assert found["teacher"]["name"] == "stories260K.bin"
+    whole = open_teacher(place, pieces)
+    text = "def mean(data):\n    return sum(data)"
+    ids = torch.tensor([[tokenizer.bos_id, *tokenizer.encode(text)]])
+    numbers = {whole.tokenizer.token(number): number for number in range(whole.tokenizer.vocab_size)}
+    old = torch.tensor([numbers[tokenizer.token(number)] for number in range(400)])
+    with torch.no_grad():
+        theirs = whole.model()(old[ids])[..., old]
+        torch.testing.assert_close(child(ids), theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_under_a_number_of_parameters(corpus: Path, teacher: Path, store: Store, tmp_path: Path) -> None:

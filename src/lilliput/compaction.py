@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ from lilliput.corpus.report import ReadReport
 from lilliput.corpus.sources import read_source as read_text
 from lilliput.errors import ConfigError, TokenizerError
 from lilliput.export.compacted import has_model, measure_tables, write_compacted
-from lilliput.lineage import child_vocabulary, teacher_of
+from lilliput.export.hf import save_model_dir
+from lilliput.lineage import child_vocabulary, teacher_of, teacher_place
 from lilliput.plan.rules import MAX_SHARE, rule_size, share
 from lilliput.plan.search import rule_vocabulary
 from lilliput.progress import Progress, say, warn
@@ -76,7 +79,6 @@ def choose_size(compactor: Compactor, asked: int | float | str, rule: Callable[[
 
 def compact_for_run(recipe: Recipe, documents: Documents, out: Path) -> dict[str, Any]:
     """The stage of `make`: cut the recipe's tokenizer, or its model with it, by the counts of the training text."""
-    place = tokenizer_place(recipe)
     source = read_recipe_source(recipe)
     with Progress("counting tokens", documents.total_bytes, "B") as progress:
         counts = count_texts(source, _counted(documents, progress))
@@ -88,18 +90,39 @@ def compact_for_run(recipe: Recipe, documents: Documents, out: Path) -> dict[str
     def rule() -> int:
         if recipe.inherit.teacher is not None:
             return child_vocabulary(recipe, teacher_of(recipe).config)
-        return _rule_of(_body_of(place)) if recipe.source is not None else rule_vocabulary(recipe)
+        return _rule_of(_body_of(Path(recipe.source).expanduser())) if recipe.source else rule_vocabulary(recipe)
 
     size, notes = choose_size(compactor, asked, rule)
     compaction = compactor.at(size)
     _normaliser(source, documents)
-    write_compacted(out, compaction, place)
+    with _model_of(recipe, out) as place:
+        write_compacted(out, compaction, place)
     return {"vocab_size": size, "before": compactor.full, "coverage": compaction.coverage, "notes": notes}
+
+
+@contextmanager
+def _model_of(recipe: Recipe, out: Path) -> Iterator[Path]:
+    """The folder of what goes along with the tokenizer: a checkpoint of llama2.c as a model directory, within `out`
+    for as long as it is needed."""
+    if recipe.inherit.teacher is None:
+        yield tokenizer_place(recipe)
+        return
+    teacher = teacher_of(recipe)
+    if teacher.kind != "llama2.c":
+        yield teacher.place
+        return
+    folder = save_model_dir(out / "teacher", teacher.model(), teacher.tokenizer, {})
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 def tokenizer_place(recipe: Recipe) -> Path:
     """Where the tokenizer lies that a recipe names."""
-    named = recipe.tokenizer.source or recipe.source or recipe.inherit.teacher
+    asked = recipe.inherit
+    taught = None if asked.teacher is None else asked.tokenizer or str(teacher_place(asked.teacher))
+    named = recipe.tokenizer.source or recipe.source or taught
     if named is None:
         mend = "name the tokenizer to cut down: tokenizer.from=FILE, or go on from a model: from=DIR"
         raise ConfigError("there is no tokenizer to cut down", where="tokenizer.compact", mend=mend)

@@ -33,10 +33,14 @@ def teacher_of(recipe: Recipe, place: Path | None = None) -> Teacher:
     if place is not None:
         return open_teacher(place)
     named = recipe.inherit.tokenizer
-    place = Path(str(recipe.inherit.teacher)).expanduser()
-    if not (place / "config.json").exists() and (place / "model" / "config.json").is_file():
-        place /= "model"  # a run's folder
-    return open_teacher(place, Path(named).expanduser() if named else None)
+    return open_teacher(teacher_place(str(recipe.inherit.teacher)), Path(named).expanduser() if named else None)
+
+
+def teacher_place(named: str) -> Path:
+    """Where a teacher lies: what is named, or the model in it where that is a run's folder."""
+    place = Path(named).expanduser()
+    inside = place / "model"
+    return inside if not (place / "config.json").exists() and (inside / "config.json").is_file() else place
 
 
 def child_of(recipe: Recipe, teacher: ModelConfig) -> ModelConfig:
@@ -106,11 +110,7 @@ def check_inherit(recipe: Recipe) -> None:
     if recipe.inherit.top is not None and not recipe.inherit.distil:
         mend = "inherit.distil=0.5, or leave out inherit.top"
         raise ConfigError("there is no distillation to keep answers for", where="inherit.top", mend=mend)
-    opened = teacher_of(recipe)
-    teacher, compact = opened.config, recipe.tokenizer.compact
-    if compact is not None and opened.kind == "llama2.c":
-        mend = f"first `lilliput inherit FILE --tokenizer FILE layers={teacher.depth} --out DIR`, then use DIR"
-        raise ConfigError("a llama2.c checkpoint has to be a model directory to be compacted", where=where, mend=mend)
+    teacher, compact = teacher_of(recipe).config, recipe.tokenizer.compact
     vocab = compact if isinstance(compact, int) else teacher.vocab_size
     child = child_of(recipe, replace(teacher, vocab_size=vocab))
     how = layers_how(recipe.inherit)

@@ -129,17 +129,33 @@ class Generator:
     def _norm(self, x_ND: Tensor) -> Tensor:
         return F.rms_norm(x_ND, (self.config.width,), None, self.config.norm_eps)
 
+    def _project(
+        self, x_ND: Tensor, layer: _Layer, shape: tuple[int, int], turn_E: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(turned queries and keys_BTHE, values_BTKE, a shortcut's inner states_NS or None) of states.
+
+        shape: (B, T). turn_E: the complex turns, of a shape that fits (B, T, 1, head_dim / 2).
+        """
+        heads, kv_heads, head_dim = self.config.heads, self.config.kv_heads, self.config.head_dim
+        wide = self.linear(self._norm(x_ND), layer.qkv, layer.qkv_bias)
+        qkv, inner_NS = wide.split_with_sizes(layer.parts, dim=1) if layer.parts else (wide, None)
+        qkv_BTHE = qkv.view(*shape, heads + 2 * kv_heads, head_dim)
+        qk_BTHE, v_BTKE = qkv_BTHE[:, :, : heads + kv_heads], qkv_BTHE[:, :, heads + kv_heads :]
+        if layer.qk_scale is not None:
+            qk_BTHE = F.rms_norm(qk_BTHE, (head_dim,), None, self.config.norm_eps) * layer.qk_scale
+        pairs = torch.view_as_complex(qk_BTHE.float().view(*qk_BTHE.shape[:-1], head_dim // 2, 2))
+        return torch.view_as_real(pairs * turn_E).flatten(-2).to(x_ND.dtype), v_BTKE, inner_NS
+
+    def _rejoin(self, x_ND: Tensor, out_ND: Tensor, inner_NS: Tensor | None, layer: _Layer) -> Tensor:
+        """The states after attention and, where there is one, the shortcut beside it."""
+        if inner_NS is not None:
+            out_ND = torch.cat((out_ND, torch.addcmul(inner_NS, inner_NS, inner_NS.erf())), dim=1)
+        return x_ND + self.linear(out_ND, layer.out, layer.out_bias)
+
     def _attend(self, x_ND: Tensor, layer: _Layer, cache: Tensor, turn_TE: Tensor) -> Tensor:
         config, start, length = self.config, self.position, x_ND.shape[0] // self.batch
         heads, kv_heads, head_dim = config.heads, config.kv_heads, config.head_dim
-        wide = self.linear(self._norm(x_ND), layer.qkv, layer.qkv_bias)
-        qkv, inner_NS = torch.split(wide, layer.parts, dim=1) if layer.parts else (wide, None)
-        qkv_BTHE = qkv.view(self.batch, length, heads + 2 * kv_heads, head_dim)
-        qk_BTHE, v_BTKE = qkv_BTHE[:, :, : heads + kv_heads], qkv_BTHE[:, :, heads + kv_heads :]
-        if layer.qk_scale is not None:
-            qk_BTHE = F.rms_norm(qk_BTHE, (head_dim,), None, config.norm_eps) * layer.qk_scale
-        pairs = torch.view_as_complex(qk_BTHE.float().view(*qk_BTHE.shape[:-1], head_dim // 2, 2))
-        qk_BTHE = torch.view_as_real(pairs * turn_TE).flatten(-2).to(x_ND.dtype)
+        qk_BTHE, v_BTKE, inner_NS = self._project(x_ND, layer, (self.batch, length), turn_TE)
         end = start + length
         cache[0, :, :, start:end] = qk_BTHE[:, :, heads:].transpose(1, 2)
         cache[1, :, :, start:end] = v_BTKE.transpose(1, 2)
@@ -153,9 +169,7 @@ class Generator:
                 q_BHTE, k_BKTE, v_BKTE, is_causal=True, enable_gqa=heads != kv_heads
             )
             out_ND = out_BHTE.transpose(1, 2).reshape(x_ND.shape[0], -1)
-        if inner_NS is not None:
-            out_ND = torch.cat((out_ND, torch.addcmul(inner_NS, inner_NS, inner_NS.erf())), dim=1)
-        return x_ND + self.linear(out_ND, layer.out, layer.out_bias)
+        return self._rejoin(x_ND, out_ND, inner_NS, layer)
 
     def _transform(self, x_ND: Tensor, layer: _Layer) -> Tensor:
         gate_NF, up_NF = self.linear(self._norm(x_ND), layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)

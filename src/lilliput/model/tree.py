@@ -35,10 +35,10 @@ class TreeReader(Generator):
         seen_BTT = (at_T[:, None] >= at_T) & (at_T[:, None] < end_BT[:, None])
         hidden = self.embedding.new_full((), -torch.inf)
         mask_B1TT = torch.where(seen_BTT, self.embedding.new_zeros(()), hidden)[:, None]
-        turn_N1E = self.turn_TE[depth_BT.flatten(), None]
+        turn_BT1E = self.turn_TE[depth_BT][:, :, None]
         x_ND = F.embedding(ids_BT, self.embedding).view(batch * length, -1)
         for layer in self.layers:
-            x_ND = self._attend_tree(x_ND, layer, turn_N1E, mask_B1TT)
+            x_ND = self._attend_tree(x_ND, layer, turn_BT1E, mask_B1TT)
             x_ND = self._transform(x_ND, layer)
         return self._norm(x_ND)
 
@@ -57,26 +57,15 @@ class TreeReader(Generator):
             best.append(picked_C >= logits_CV.amax(1))
         return torch.cat(log_p), torch.cat(best)
 
-    def _attend_tree(self, x_ND: Tensor, layer: _Layer, turn_N1E: Tensor, mask_B1TT: Tensor) -> Tensor:
+    def _attend_tree(self, x_ND: Tensor, layer: _Layer, turn_BT1E: Tensor, mask_B1TT: Tensor) -> Tensor:
         """Attention with a mask, and positions of each token's own; else as `Generator._attend`."""
-        batch, length = mask_B1TT.shape[0], mask_B1TT.shape[-1]
-        heads, kv_heads, head_dim = self.config.heads, self.config.kv_heads, self.config.head_dim
-        wide = self.linear(self._norm(x_ND), layer.qkv, layer.qkv_bias)
-        qkv, inner_NS = wide.split_with_sizes(layer.parts, dim=1) if layer.parts else (wide, None)
-        qkv_NHE = qkv.view(batch * length, heads + 2 * kv_heads, head_dim)
-        qk_NHE, v_NKE = qkv_NHE[:, : heads + kv_heads], qkv_NHE[:, heads + kv_heads :]
-        if layer.qk_scale is not None:
-            qk_NHE = F.rms_norm(qk_NHE, (head_dim,), None, self.config.norm_eps) * layer.qk_scale
-        pairs = torch.view_as_complex(qk_NHE.float().view(*qk_NHE.shape[:-1], head_dim // 2, 2))
-        qk_NHE = torch.view_as_real(pairs * turn_N1E).flatten(-2).to(x_ND.dtype)
+        heads = self.config.heads
+        shape = mask_B1TT.shape[0], mask_B1TT.shape[-1]
+        qk_BTHE, v_BTKE, inner_NS = self._project(x_ND, layer, shape, turn_BT1E)
         q_BHTE, k_BKTE, v_BKTE = (
-            part.view(batch, length, -1, head_dim).transpose(1, 2)
-            for part in (qk_NHE[:, :heads], qk_NHE[:, heads:], v_NKE)
+            part.transpose(1, 2) for part in (qk_BTHE[:, :, :heads], qk_BTHE[:, :, heads:], v_BTKE)
         )
         out_BHTE = F.scaled_dot_product_attention(
-            q_BHTE, k_BKTE, v_BKTE, attn_mask=mask_B1TT, enable_gqa=heads != kv_heads
+            q_BHTE, k_BKTE, v_BKTE, attn_mask=mask_B1TT, enable_gqa=heads != self.config.kv_heads
         )
-        out_ND = out_BHTE.transpose(1, 2).reshape(batch * length, -1)
-        if inner_NS is not None:
-            out_ND = torch.cat((out_ND, torch.addcmul(inner_NS, inner_NS, inner_NS.erf())), dim=1)
-        return x_ND + self.linear(out_ND, layer.out, layer.out_bias)
+        return self._rejoin(x_ND, out_BHTE.transpose(1, 2).reshape(x_ND.shape[0], -1), inner_NS, layer)

@@ -73,8 +73,12 @@ def test_tasks_alone_as_a_table(call):
     assert all("  2 items" in line for line in lines)
     assert lines[1].endswith("2 items, mean of 1 paradigms")
     assert "perplexity" in lines[3]
-    code, out, _ = call("--task", "mine", "--data", ".", "--json")
+    code, out, _ = call("--task", "mine", "--data", ".", "--limit", "1", "--json")
     assert (code, json.loads(out)["bits_per_byte"]) == (0, None)
+    mine = json.loads(out)["tasks"]["mine"]
+    assert (mine["items"], mine["of"], mine["whole"]) == (1, 2, False)
+    code, out, _ = call("--task", "mine", "--data", ".", "--limit", "1")
+    assert out.rstrip().endswith("1 of 2 items")
 
 
 @pytest.mark.parametrize(
@@ -82,9 +86,10 @@ def test_tasks_alone_as_a_table(call):
     [
         ((), "nothing to evaluate on"),
         (("--task", "blimmp"), "did you mean blimp?"),
-        (("--task", "arc_easy"), "the data of arc_easy is not here"),
+        (("--task", "eprstmt"), "the data of eprstmt is not here"),
         (("--task", "arc_easy", "--data", "."), "arc_easy.jsonl"),
         (("--task", "mine", "--data", "gone"), "no such folder: gone"),
+        (("--task", "mine", "--data", ".", "--shots", "1"), "mine has no examples for shots here"),
     ],
 )
 def test_mistakes_are_one_line(call, words, told):

@@ -22,7 +22,7 @@ def test_without_the_extra_both_ways_are_named(monkeypatch):
     monkeypatch.setattr(task, "installed", lambda: False)
     with pytest.raises(UserError, match="the data of piqa is not here") as raised:
         find_task("piqa", None)
-    assert "DIR/piqa.jsonl and add --data DIR" in raised.value.mend
+    assert "DIR/piqa.jsonl (.parquet, .csv, .json) and add --data DIR" in raised.value.mend
     assert "pip install 'lilliput[eval]'" in raised.value.mend
     # What lm-eval does not have is not promised.
     with pytest.raises(UserError, match="the data of eprstmt is not here") as raised:

@@ -154,7 +154,7 @@ def test_the_data_hash_is_of_the_items(tmp_path):
         ("blimpp", None, "no such task: blimpp", "did you mean blimp?"),
         ("min", "", "no such task: min", "did you mean mine?"),
         ("../mine", "", "no such task", "Known are"),
-        ("blimp", None, "the data of blimp is not here", "DIR/blimp.jsonl and add --data DIR"),
+        ("blimp", None, "the data of blimp is not here", "DIR/blimp.jsonl (.parquet, .csv, .json) and add --data DIR"),
         ("blimp", "", "the data of blimp is not here", "github.com/alexwarstadt/blimp"),
         ("mine", "gone", "no such folder", "name the folder"),
         ("odd", "", "the row's fields make no task: text", "query, choices, gold"),

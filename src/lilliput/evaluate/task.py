@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lilliput.corpus.files import printable
 from lilliput.device import versions
 from lilliput.errors import UserError, nearest
+from lilliput.evaluate.formats import ENDINGS
 from lilliput.evaluate.hub import HubTask, hub_task, installed
 from lilliput.evaluate.items import find_rows, names_in, read_rows
 from lilliput.evaluate.kinds import KINDS, kind_of
@@ -91,7 +92,7 @@ def find_task(
     if folder is not None or said is None or "lm_eval" not in said:
         return open_task(name, folder, shots=shots, limit=limit)
     if not installed():
-        raise missing(name, said, folder, "; or fetch it: pip install 'lilliput[eval]'")
+        raise missing(name, said, folder, ", or let lm-eval fetch them: pip install 'lilliput[eval]'")
     return hub_task(name, said, shots=shots, limit=limit)
 
 
@@ -172,12 +173,13 @@ def _unknown(name: str, folder: Path | None) -> UserError:
 def missing(name: str, said: Mapping[str, Any], folder: Path | None, also: str = "") -> UserError:
     """The error for a known task whose data is not here. also: another way to get it."""
     file = (folder or Path("DIR")) / f"{_files(name, said)[0]}.jsonl"
+    ways = ", ".join(ending for ending in ENDINGS if ending != file.suffix)
     kind = KINDS[said["kind"]]
     layouts = [*kind.own, *(layout.fields for layout in Known.of(said["kind"], said).layouts)]
     fields = " or ".join(", ".join(layout) for layout in layouts)
-    mend = f"put its rows ({fields}) in {printable(file)}{'' if folder else ' and add --data DIR'}; {said['source']}"
+    mend = f"put its rows ({fields}) in {printable(file)} ({ways}){'' if folder else ' and add --data DIR'}{also}"
     where = printable(folder) if folder else "--task"
-    return UserError(f"the data of {name} is not here", where=where, mend=f"{mend}{also}")
+    return UserError(f"the data of {name} is not here", where=where, mend=f"{mend}; {said['source']}")
 
 
 def score_task(

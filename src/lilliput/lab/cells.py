@@ -196,6 +196,7 @@ def _record(
         "shape": results["shape"],
         "tokenizer": results["tokenizer"],
         **({"inherit": results["inherit"]} if results.get("inherit") else {}),
+        **({"rounds": _rounds(results["rounds"])} if results.get("rounds") else {}),
         "cost": {**results["cost"], "wall_seconds": round(wall, 1)},
         "machine": results["machine"],
         "versions": results["versions"],
@@ -210,6 +211,12 @@ def _record(
             "bytes": documents["bytes"],
         },
     }
+
+
+def _rounds(told: dict[str, Any]) -> dict[str, Any]:
+    """What rounds did, without the texts that were drawn: those are of the person's corpus."""
+    drawn = {name: value for name, value in told["drawn"].items() if name != "most"}
+    return {**told, "drawn": drawn}
 
 
 def _curve(rows: list[dict[str, Any]], name: str) -> list[list[float]]:

@@ -8,7 +8,7 @@ choice of documents or items only.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,12 @@ _MEND = "give the folder of a finished `lilliput make`, or a cell, results/NAME/
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run. recipe: identifies it but for its seed; None: it is like no other. scores: None where it was
-    scored on no text. tasks: its answers by task. model: None where only a cell's file is here."""
+    """A finished run. name, arm: what it is called alone, and with others that differ in the seed. recipe: identifies
+    it but for its seed; None: it is like no other. scores: None where it was scored on no text. tasks: its answers by
+    task. model: None where only a cell's file is here."""
 
     name: str
+    arm: str
     path: Path
     recipe: str | None
     seed: int
@@ -101,9 +103,10 @@ def _read(path: Path) -> Finished:
         results, documents = read_json(run / "results.json"), read_json(run / "documents.json")
         known = scores({"documents": {**documents, "text_hash": results["held_out"]["text_hash"]}})
         recipe = results["recipe"]
-        return Finished(run.absolute().name, run, _identity(recipe), int(recipe["seed"]), known, run / "model")
+        name = run.absolute().name
+        return Finished(name, name, run, _identity(recipe), int(recipe["seed"]), known, run / "model")
     if (path / "config.json").is_file():
-        return Finished(path.absolute().name, path, None, 0, None, path)
+        return Finished(path.absolute().name, path.absolute().name, path, None, 0, None, path)
     raise ConfigError("there is no finished run here", where=printable(path), mend=_MEND)
 
 
@@ -111,8 +114,8 @@ def _cell(path: Path) -> Finished:
     found = read_json(path)
     if not isinstance(found, dict) or not {"arm", "seed", "recipe", "documents"} <= found.keys():
         raise ConfigError("this file is no cell of a study", where=printable(path), mend=_MEND)
-    name = f"{found['arm']}, seed {found['seed']}"
-    return Finished(name, path, _identity(found["recipe"]), found["seed"], scores(found), None, found.get("tasks", {}))
+    arm, seed, tasks = found["arm"], found["seed"], found.get("tasks", {})
+    return Finished(f"{arm}, seed {seed}", arm, path, _identity(found["recipe"]), seed, scores(found), None, tasks)
 
 
 def _identity(recipe: Mapping[str, Any]) -> str:
@@ -143,7 +146,7 @@ def _answered(
                 return {"answers": answer(model, task, pick_device(device), title)}
 
             answers[task.name] = store.stage("answers", key, build).manifest["answers"]
-        done.append(Finished(run.name, run.path, run.recipe, run.seed, run.scores, run.model, answers))
+        done.append(replace(run, tasks=answers))
     return done
 
 
@@ -173,9 +176,6 @@ def _arms(runs: Sequence[Finished]) -> dict[str, dict[int, Finished]]:
     Where all runs differ in the seed alone, each stands for itself, and so does one that repeats another. Where an arm
     shares no seed with the first, the arms' runs are paired in the order of their seeds.
     """
-    names = {run.path: run.name for run in runs}
-    if len(set(names.values())) < len(names):
-        names = {path: printable(path) for path in names}
     grouped: dict[str, dict[int, Finished]] = {}
     for run in runs:
         identity = run.recipe or str(run.path)
@@ -187,7 +187,11 @@ def _arms(runs: Sequence[Finished]) -> dict[str, dict[int, Finished]]:
     first = next(iter(grouped.values()))
     if not all(first.keys() & own.keys() for own in grouped.values()):
         grouped = {key: dict(enumerate(run for _, run in sorted(own.items()))) for key, own in grouped.items()}
-    return {names[next(iter(own.values())).path]: own for own in grouped.values()}
+    firsts = [next(iter(own.values())) for own in grouped.values()]
+    names = [first.arm if len(own) > 1 else first.name for first, own in zip(firsts, grouped.values(), strict=True)]
+    if len(set(names)) < len(names):
+        names = [printable(first.path) for first in firsts]
+    return dict(zip(names, grouped.values(), strict=True))
 
 
 def in_words(found: Mapping[str, Any]) -> str:

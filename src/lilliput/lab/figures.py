@@ -1,4 +1,4 @@
-"""A study's pictures: the arms on one scale, and a scatter of the arms for each correlation."""
+"""A study's pictures: the arms on one scale, a scatter of the arms for each correlation, what rounds forget."""
 
 from __future__ import annotations
 
@@ -63,6 +63,29 @@ def scatters(summary: dict[str, Any]) -> dict[str, str]:
         if row["points"] and len(row["points"]) > len(widest.get(pair, {"points": []})["points"]):
             widest[pair] = row
     return {f"{_slug(x)}-{_slug(y)}.svg": _scatter(row, summary) for (x, y), row in widest.items()}
+
+
+def forgetting(summary: dict[str, Any]) -> dict[str, str]:
+    """File name and picture, where arms train in rounds: how well each part of the first round's text was known when
+    that had ended (PanGu-π Pro Fig. 9), and what the later rounds did to it."""
+    told = {arm["name"]: arm["forgetting"] for arm in summary["arms"] if arm.get("forgetting")}
+    if not told:
+        return {}
+
+    def picture(values: dict[str, list[float]], title: str, y_label: str) -> str:
+        lines = [Series(name, list(range(1, len(y) + 1)), y, style="both") for name, y in values.items()]
+        return line_chart(lines, title=title, x_label="part of the first round, in the order read", y_label=y_label)
+
+    first = {name: found["first"] for name, found in told.items()}
+    change = {
+        name: [last - first for first, last in zip(found["first"], found["last"], strict=True)]
+        for name, found in told.items()
+    }
+    title = f"{summary['study']}: loss of each part"
+    return {
+        "forgetting.svg": picture(first, f"{title} when the first round had ended", "nats a token"),
+        "remembering.svg": picture(change, f"{title}, what later rounds did to it", "change in nats a token"),
+    }
 
 
 def _slug(name: str) -> str:

@@ -35,6 +35,7 @@ def summarise_study(
         row: dict[str, Any] = {"name": arm, "settings": settings, "seeds": len(own), "failed": lost}
         if own:
             row |= bits.row(arm, base) | _cost(own) | {"speed": speeds(own), "start": _start(own)}
+            row |= {"forgetting": _forgetting(own)}
         arms.append(row)
     return {
         "study": study.name,
@@ -67,6 +68,19 @@ def _start(own: list[dict[str, Any]]) -> float | None:
     """Bits per byte of an inherited model before any training, on the held-out part of its corpus."""
     found = [cell["inherit"]["bits_per_byte"]["child"]["value"] for cell in own if "inherit" in cell]
     return sum(found) / len(found) if found else None
+
+
+def _forgetting(own: list[dict[str, Any]]) -> dict[str, list[float]] | None:
+    """Of an arm in rounds: nats a token of each part of the first round's text, `first` when that had ended and `last`
+    under the final model, as means over the arm's cells."""
+    told = [cell["rounds"]["forgetting"] for cell in own if cell.get("rounds")]
+    known = [rows for rows in told if rows and all(row.get("first") is not None for row in rows)]
+    if not known or len({len(rows) for rows in known}) > 1:
+        return None
+    return {
+        name: [sum(row[name] for row in part) / len(part) for part in zip(*known, strict=True)]
+        for name in ("first", "last")
+    }
 
 
 def _cost(own: list[dict[str, Any]]) -> dict[str, Any]:

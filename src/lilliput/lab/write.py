@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lilliput.lab.figures import figure, scatters
+from lilliput.lab.figures import figure, forgetting, scatters
 from lilliput.lab.metrics import Metric
 from lilliput.lab.spec import Study
 from lilliput.lab.tables import published, table, task_tables
@@ -33,7 +33,7 @@ def write_results(study: Study, summary: dict[str, Any], folder: Path) -> None:
     write_json(folder / "table.json", summary)
     write_atomic(folder / "table.md", table(summary))
     write_atomic(folder / "figure.svg", figure(study, summary) + "\n")
-    pictures = scatters(summary)
+    pictures = scatters(summary) | forgetting(summary)
     for name, picture in pictures.items():
         write_atomic(folder / name, picture + "\n")
     write_atomic(folder / "README.md", readme(summary, list(pictures)))
@@ -95,7 +95,7 @@ def _mean(values: Sequence[float]) -> float:
 def readme(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:
     """Question, verdicts, table, pictures, how it was measured and how to measure it again.
 
-    pictures: files of the scatters beside `figure.svg`.
+    pictures: files beside `figure.svg`.
     """
     done, total = summary["cells"]["done"], summary["cells"]["total"]
     parts = [f"# {summary['study']}", summary["question"]]

@@ -10,7 +10,7 @@ from lilliput.compaction import read_recipe_source, tokenizer_place
 from lilliput.corpus.sources import source_identity
 from lilliput.device import pick_device
 from lilliput.errors import ConfigError
-from lilliput.export.hf import load_model_dir
+from lilliput.export.hf import load_model_dir, read_config
 from lilliput.lineage import check_inherit, child_of, tasks_of, teacher_of
 from lilliput.model.config import ModelConfig
 from lilliput.plan.search import derive_shape
@@ -45,6 +45,8 @@ def check_request(recipe: Recipe) -> None:
             where=f"from={recipe.source}",
             mend=f"leave out {' and '.join(ignored)}, or leave out from",
         )
+    else:
+        _check_rounds(recipe, lambda: read_config(Path(str(recipe.source)).expanduser() / "config.json"))
 
 
 def _check_rounds(recipe: Recipe, shape: Callable[[], ModelConfig]) -> None:

@@ -194,6 +194,55 @@ def test_a_draw_that_is_gone_or_another_is_told(tmp_path: Path) -> None:
     trained(tmp_path, config)
 
 
+class Broken(Reads):
+    """Some reads bring a token whose embedding is no number."""
+
+    def __init__(self, data: Stream, reads: range) -> None:
+        super().__init__(data)
+        self.broken = reads
+
+    def batch(self, indices: np.ndarray, context: int) -> np.ndarray:
+        windows = super().batch(indices, context)
+        if len(self.seen) - 1 in self.broken:
+            windows[0, 3] = 63
+        return windows
+
+
+def brittle() -> torch.nn.Module:
+    net = model(tied=False)
+    with torch.no_grad():
+        net.model.embed_tokens.weight[63] = 3e38
+    return net
+
+
+def test_a_round_that_is_thrown_back_stays_in_its_round_and_resumes_exactly(tmp_path: Path) -> None:
+    # 12 steps and 18 reads of scoring, then one good step and five that are no numbers: back to where round 2 began.
+    config, clean, whole = replace(asked(), save_every=100), stream(vocab=63), brittle()
+    data = Broken(clean, range(12 + 18 + 2, 12 + 18 + 7))
+    result = train(whole, data, config, tmp_path / "whole", device=CPU)
+    assert result.skipped == 5
+    drawn = read_draw(draw_file(tmp_path / "whole" / "rounds", 1))
+    plan = Plan.of(config)
+    assert plan is not None
+    first = reading(np.arange(72), 124, config.seed).reshape(12, BATCH)
+    units = {tuple(first[unit]) for unit in drawn}
+    later = [tuple(seen) for seen in data.seen[1 + 12 + 18 :]]
+    # Six steps that were undone, then six more: the round's units twice, each time in an order of its own.
+    assert len(later) == 12
+    assert set(later[:6]) == set(later[6:]) == units
+    rows = read_metrics(tmp_path / "whole" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "thrown_back_from" in row] == [12]
+    folder = tmp_path / "cut"
+    broken = Broken(clean, data.broken)
+    broken.left = 12 + 18 + 8
+    with pytest.raises(ConnectionError):
+        train(brittle(), broken, config, folder, device=CPU)
+    assert steps_in(folder) == ["step-00000012", "step-00000012.1"]
+    again = brittle()
+    train(again, Reads(clean), config, folder, device=CPU)
+    assert same(whole, again)
+
+
 def test_rounds_that_cannot_be_are_refused_before_a_step(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not one of each of 7 parts"):
         trained(tmp_path, asked(parts=7))

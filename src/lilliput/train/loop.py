@@ -361,7 +361,7 @@ class _Run:
         self._restore(saved)
         guard.went_back(failed, self.guard.to_dict())
         self.guard, self.seconds = guard, elapsed
-        if self.loader.state.round == here.round:
+        if self.replay is None or self.replay.of(self.step) == self.replay.number:
             self.loader.state = here
         self.attempt = int(saved.state["attempt"]) + 1
         if self.world.main:

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from lilliput.export.compacted import ID_MAP
-from lilliput.inherit.distil import Distil, step_cost
+from lilliput.inherit.distil import Distil, live_bytes, step_cost
 from lilliput.inherit.id_map import common_ids, read_ids
 from lilliput.inherit.teacher_cache import Cached, cache
 from lilliput.inherit.teacher_logits import Live
 from lilliput.lineage import teacher_of
 from lilliput.model.config import ModelConfig
-from lilliput.progress import say
+from lilliput.progress import count, say
 from lilliput.recipe import Recipe
 from lilliput.tokenizer.load import Tokenizer
 from lilliput.train.config import TrainConfig
@@ -65,7 +65,8 @@ def distil_objective(
         answers: Live | Cached = Cached(work)
     else:
         cost = step_cost(shape, teacher.config, config.context)
-        say(f"           the teacher answers on the way: a step takes about {cost:.1f} times as long")
+        more = count(live_bytes(shape, teacher.config, config.micro_sequences * config.context))
+        say(f"           the teacher answers on the way: a step takes {cost:.1f} times as long and {more}B more memory")
         answers = live
     objective = Distil(answers, share=asked.distil, temperature=asked.temperature, ids=ids)
     objective.check(shape, config.context)

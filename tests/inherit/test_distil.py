@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from lilliput.errors import CheckpointError, ConfigError
-from lilliput.inherit.distil import Distil, step_cost
+from lilliput.inherit.distil import Distil, live_bytes, step_cost
 from lilliput.model import Decoder, gemm
 from lilliput.model.carve import carve_model, whole
 from lilliput.train.checkpoint import found
@@ -205,3 +205,13 @@ def test_the_cost_of_a_step_is_what_is_counted(monkeypatch: pytest.MonkeyPatch) 
 
     ratio = counted(lambda: Distil(teacher, share=0.5).loss(student, given)) / counted(plain)
     assert ratio == pytest.approx(step_cost(student.config, teacher.config, CONTEXT), rel=0.05)
+
+
+def test_the_memory_of_a_live_teacher_grows_with_all_it_is_made_of() -> None:
+    student, teacher = decoder(0).config, decoder(1).config
+    least = live_bytes(student, teacher, 64)
+    assert least > 4 * teacher.parameters()
+    assert live_bytes(student, teacher, 128) > least
+    for larger in (replace(teacher, depth=9), replace(teacher, ffn=99), replace(teacher, vocab_size=999)):
+        assert live_bytes(student, larger, 64) > least
+    assert live_bytes(replace(student, vocab_size=999), teacher, 64) > least

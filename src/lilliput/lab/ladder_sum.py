@@ -108,9 +108,26 @@ def _rung(facts: Facts, arm: str, found: Mapping[tuple[str, int], dict[str, Any]
         "cell": cells[0]["hash"] if cells else None,
         "samples": cells[0]["samples"] if cells else [],
         "cost": _cost(cells),
-        "tasks": row.get("tasks", {}),
+        "tasks": _tasks(facts, arm),
     }
     return told
+
+
+def _tasks(facts: Facts, arm: str) -> dict[str, dict[str, Any]]:
+    """By task: its items, and by measure the arm's level with its interval and its gain over the base."""
+    found: dict[str, dict[str, Any]] = {}
+    for task in facts.summary["tasks"]:
+        known = {measure["measure"]: measure["arms"].get(arm) for measure in task["measures"]}
+        levels = {name: _level(level) for name, level in known.items() if level is not None}
+        if levels:
+            found[task["task"]] = {"items": task["items"], "shots": task["shots"], **levels}
+    return found
+
+
+def _level(level: Mapping[str, Any]) -> dict[str, Any]:
+    gain = level["gain"]
+    told = {"value": level["mean"], "low": level["low"], "high": level["high"]}
+    return told | {"gain": gain and _effect(gain), "outcome": gain and gain["outcome"]}
 
 
 def _gain(facts: Facts, arm: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from lilliput.report.ladder_text import (
     rung_table,
     shown,
     size_table,
+    task_table,
     whole_line,
 )
 from lilliput.report.look import bullets, card, figures, html_page, note, tiles
@@ -31,6 +32,7 @@ def ladder_page(ladder: Data) -> str:
         card("The ladder", _levels(ladder)),
         card("What each rung bought", _gains(ladder)),
         card("While they trained", _curves(ladder)),
+        card("Tasks", _tasks(ladder)),
         card("On the device", _sizes(ladder)),
         card("What they write", _samples(ladder)),
         card("What it cost", _costs(ladder)),
@@ -117,6 +119,12 @@ def _sizes(ladder: Data) -> str:
         "2 tokens read, 510 written, greedy, the median of five runs after two; arms of one shape share a measurement."
     )
     return note(said) + figures(*size_table(ladder))
+
+
+def _tasks(ladder: Data) -> str:
+    table = task_table(ladder)
+    said = "Gains are over the base, paired by item and seed, with their 95 % interval, in percentage points."
+    return note(said) + figures(*table) if table else ""
 
 
 def _samples(ladder: Data) -> str:

@@ -15,9 +15,7 @@ Table = tuple[list[str], list[list[str]]]
 
 def rung_table(ladder: Data) -> Table:
     """One row a rung: bits per byte, what it gained over the one below, and the paper's figures."""
-    tasks = list(dict.fromkeys(name for rung in ladder["rungs"] for name in rung.get("tasks") or {}))
     head = ["", "bits per byte", "gain", "95 % interval", "", "paper: accuracy", "gain"]
-    head += [task.replace("_", " ") for task in tasks]
     rows, below = [], None
     for rung in shown(ladder):
         paper = rung.get("paper")
@@ -29,7 +27,6 @@ def rung_table(ladder: Data) -> Table:
                 *gain_cells(rung),
                 "" if paper is None else f"{paper:.2f}",
                 gained,
-                *(_accuracy((rung.get("tasks") or {}).get(task)) for task in tasks),
             ]
         )
         below = paper
@@ -52,10 +49,22 @@ def gain_cells(rung: Data) -> list[str]:
     return [f"{gain['value']:+.4f}", f"{gain['low']:+.4f} to {gain['high']:+.4f}", outcome or ""]
 
 
-def _accuracy(found: Any) -> str:
-    """The accuracy of a task, in per cent."""
-    value = found.get("acc", found.get("value", found.get("mean"))) if isinstance(found, Mapping) else found
-    return f"{100 * value:.1f} %" if isinstance(value, int | float) else "–"
+def task_table(ladder: Data) -> Table | None:
+    """One row a rung and task: its accuracies in per cent, and what they gained over the base; None without tasks."""
+    measures = (("acc", "accuracy"), ("acc_norm", "normalised"))
+    rows = []
+    for name in dict.fromkeys(name for rung in shown(ladder) for name in rung["tasks"]):
+        for rung in shown(ladder):
+            row, found = [f"{name}: {rung['name']}"], rung["tasks"].get(name, {})
+            for measure, _ in measures:
+                level = found.get(measure)
+                gain = level and level["gain"]
+                row.append(f"{abs(100 * level['value']):.2f}" if level else "–")
+                row.append(f"{100 * gain['low']:+.2f} to {100 * gain['high']:+.2f}" if gain else "")
+                row.append(level["outcome"] or "" if level else "")
+            rows.append(row)
+    head = ["in per cent", *(cell for _, words in measures for cell in (words, "gain over the base", ""))]
+    return (head, rows) if rows else None
 
 
 def size_table(ladder: Data) -> Table:
@@ -138,6 +147,8 @@ def ladder_text(ladder: Data) -> str:
     (gains,) = aligned([head, *rows])
     (device,) = aligned([sizes, *fast])
     lines = ["", gains, "", whole_line(ladder), "", device]
+    if tasks := task_table(ladder):
+        lines += ["", *aligned([tasks[0], *tasks[1]])]
     teacher = ladder["teacher"]
     if teacher.get("seconds") is not None:
         lines += ["", f"teacher: {teacher['parameters']:,} parameters, trained in {duration(teacher['seconds'])} "

@@ -180,7 +180,7 @@ class RoundSettings(_Settings):
     weighting: Literal["loss", "uniform", "top", "fresh"] = Field(
         "loss", description="what is read again: by chance weighted with the loss, by chance, the highest; or new text"
     )
-    temperature: float = Field(1.0, ge=1e-3, le=1000, description="`loss`: probabilities are softmax(loss / temperature)")
+    temperature: float = Field(1.0, ge=1e-3, le=1000, description="`loss`: p = softmax(loss / temperature)")
     unit: Literal["batch", "sequence"] = Field("batch", description="what is drawn: whole batches, or windows")
 
 

@@ -183,6 +183,15 @@ def choose_layers(how: str, depth: int, count: int, importance: Sequence[float] 
     raise ConfigError(f"no way to choose layers: {how!r}", where="layers", mend=mend)
 
 
+def check_layers(layers: Sequence[int], depth: int) -> None:
+    """Raise ConfigError unless these are layers of `depth`, at least one, rising."""
+    rising = sorted(set(layers))
+    if list(layers) != rising or not rising or not 0 <= rising[0] <= rising[-1] < depth:
+        named = ", ".join(map(str, layers)) or "none"
+        mend = f"rising numbers from 0 to {depth - 1}"
+        raise ConfigError(f"these layers cannot be kept of {depth}: {named}", where="layers", mend=mend)
+
+
 def _even(low: int, high: int, count: int) -> tuple[int, ...]:
     """`count` numbers from `low` to `high`, both among them where there are two or more."""
     if count == 1:
@@ -195,9 +204,7 @@ def _named(text: str, depth: int, count: int) -> tuple[int, ...]:
         layers = tuple(int(part) for part in text.split(","))
     except ValueError:
         raise ConfigError(f"not a list of layers: {text!r}", where="layers", mend="keep=0,1,5") from None
-    if list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < depth:
-        mend = f"rising numbers from 0 to {depth - 1}"
-        raise ConfigError(f"layers {text} cannot be kept of {depth}", where="layers", mend=mend)
+    check_layers(layers, depth)
     if len(layers) != count:
         mend = f"name {count}, or ask for layers={len(layers)}"
         raise ConfigError(f"{len(layers)} layers are named where {count} are kept", where="layers", mend=mend)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lilliput.errors import ModelError
 from lilliput.inherit import concrete
 from lilliput.inherit.fold import Gates, check_family, fold, gated, kept_of
+from lilliput.inherit.layers import check_layers
 from lilliput.model.carve import carve_model
 from lilliput.model.decoder import Decoder, Embedding
 from lilliput.model.gemm import linear
@@ -161,7 +162,7 @@ def _masked_copy(teacher: Decoder) -> Decoder:
 
 
 def check_target(teacher: ModelConfig, target: ModelConfig, layers: Sequence[int] | None = None) -> None:
-    """ModelError where masks cannot make `target` out of `teacher`.
+    """ModelError where masks cannot make `target` out of `teacher`; ConfigError for layers that are none.
 
     layers: those that are kept, where they are chosen already.
     """
@@ -185,10 +186,7 @@ def check_target(teacher: ModelConfig, target: ModelConfig, layers: Sequence[int
             raise ModelError(reason, where=name, mend="masks change depth, width, heads and ffn only")
     if layers is None:
         return
-    rising = sorted(set(layers))
-    if list(layers) != rising or not rising or not 0 <= rising[0] <= rising[-1] < teacher.depth:
-        mend = f"rising numbers from 0 to {teacher.depth - 1}"
-        raise ModelError(f"layers {list(layers)} cannot be kept of {teacher.depth}", where="layers", mend=mend)
+    check_layers(layers, teacher.depth)
     if len(layers) != target.depth:
         reason = f"{len(layers)} layers are chosen, the target has {target.depth}"
         raise ModelError(reason, where="layers", mend=f"choose {target.depth}")

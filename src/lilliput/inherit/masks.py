@@ -122,7 +122,8 @@ def learn(
     decay come from `settings`. Goes on from `run_dir` where a run was interrupted, exactly, by the training loop.
     layers: those to keep where they are chosen already, rising; None: they are learned too. evaluator: as in `train`,
     called with the child that the masks would give at that step. Memory: `mask_bytes`.
-    Raises ModelError for a target that the teacher cannot become, and what `train` raises.
+    Raises ModelError for a target that the teacher cannot become, ConfigError for layers that are none, and what
+    `train` raises.
     """
     check_target(teacher.config, target, layers)
     start, chosen = teacher, tuple(range(teacher.config.depth) if layers is None else layers)

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from lilliput.errors import ConfigError, ModelError
+from lilliput.inherit.layers import check_layers
 from lilliput.model.architectures import ARCHITECTURES
 from lilliput.model.carve import Kept, check_declared
 from lilliput.model.config import ModelConfig
@@ -195,10 +196,7 @@ def _top(scores: Floats, count: int) -> tuple[int, ...]:
 
 
 def _check(config: ModelConfig, kept_layers: Sequence[int], hidden: int, ffn: int, kv_heads: int) -> None:
-    layers = list(kept_layers)
-    if not layers or layers != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] < config.depth:
-        mend = f"rising numbers from 0 to {config.depth - 1}"
-        raise ConfigError(f"layers {layers} cannot be kept of {config.depth}", where="layers", mend=mend)
+    check_layers(kept_layers, config.depth)
     asked = {"hidden": (hidden, config.width), "ffn": (ffn, config.ffn), "kv_heads": (kv_heads, config.kv_heads)}
     for name, (count, size) in asked.items():
         if not 1 <= count <= size:

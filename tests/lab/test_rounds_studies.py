@@ -25,7 +25,7 @@ def settled(cell: Cell) -> TrainConfig:
 
 def test_every_arm_has_the_same_first_round_and_rate() -> None:
     arms = {name: settled(cell) for name, cell in first_cells("rounds").items()}
-    ends = {name: config.rounds.ends(config.steps) if config.rounds else (config.steps,) for name, config in arms.items()}
+    ends = {name: one.rounds.ends(one.steps) if one.rounds else (one.steps,) for name, one in arms.items()}
     assert {found[0] for found in ends.values()} == {326}
     assert {config.lr for config in arms.values()} == {0.0069}
     assert ends["weighted-50"] == ends["fresh-50"] == ends["uniform-50"] == (326, 488)

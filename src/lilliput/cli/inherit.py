@@ -21,7 +21,7 @@ _DIMENSIONS = {"layers": "depth", "hidden": "width", "heads": "heads", "kv_heads
 # What a message about the recipe's keys calls them here, longer keys first.
 _SAID = {
     "inherit.masks.tokens": "--mask-tokens", "inherit.sequences": "--sequences", "inherit.tokenizer": "--tokenizer",
-    "inherit.tasks": "--task", "inherit.data": "--data",
+    "inherit.masks.weight_lr": "--weight-rate", "inherit.tasks": "--task", "inherit.data": "--data",
     "inherit.neurons": "--neurons", "inherit.teacher": "TEACHER", "inherit.layers": "--layers",
     "inherit.taylor": "--taylor", "inherit.group": "--group", "tokenizer.compact": "--compact",
     "budget.params=": "--params ", "budget.params": "--params", "model.kv_heads": "kv_heads", "model.depth": "layers",
@@ -89,6 +89,9 @@ def inherit(
     mask_tokens: Annotated[
         str | None, typer.Option(help="Text to learn masks on.", show_default="400 steps of 8 windows")
     ] = None,
+    weight_rate: Annotated[
+        float, typer.Option(help="Learning rate of the weights beside the masks; small teachers stand 0.003.")
+    ] = 1e-4,
     tokenizer: Annotated[
         Path | None, typer.Option(metavar="FILE", help="llama2.c: the tokenizer.bin.", show_default=False)
     ] = None,
@@ -118,7 +121,7 @@ def inherit(
     how = {
         "teacher": str(place), "tokenizer": _absolute(tokenizer), "layers": layers, "tasks": task or [],
         "data": _absolute(data), "neurons": neurons, "taylor": taylor, "group": group, "sequences": sequences,
-        "masks": {"tokens": mask_tokens},
+        "masks": {"tokens": mask_tokens, "weight_lr": weight_rate},
     }  # fmt: skip
     values = {
         "name": "inherit",

@@ -1,11 +1,15 @@
 """The rows of each benchmark as its publisher has them, and the items they become; and rows that become none."""
 
+import contextlib
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from task_support import write_rows
 
 from lilliput.errors import UserError
-from lilliput.evaluate.known import known_tasks
-from lilliput.evaluate.layout import Layout
+from lilliput.evaluate.known import Known, known_tasks
+from lilliput.evaluate.layout import Layout, laid_out
 from lilliput.evaluate.row import Row
 from lilliput.evaluate.task import open_task
 
@@ -78,6 +82,8 @@ def test_a_row_of_the_hub_becomes_an_item(tmp_path, name):
     (item,) = task.items
     assert item.asked(task.delimiter) == asked
     assert item.gold == (gold,)
+    # As an example, it has its answer.
+    assert item.example(task.delimiter) == "".join(asked[gold])
 
 
 def test_two_fields_of_boolq_and_of_ax_b_may_be_numbers(tmp_path):
@@ -136,7 +142,9 @@ def test_parquet_without_the_extra_says_what_to_install(tmp_path, monkeypatch):
         ("piqa", {"goal": None}, "goal is absent, not text"),
         ("piqa", {"goal": ["a"]}, "goal is a list, not text"),
         ("winogrande", {"sentence": "no gap"}, "its fields give no contexts|its fields give no ending"),
-        ("winogrande", {"answer": ""}, "gold is -1"),
+        ("winogrande", {"answer": ""}, "its fields give no gold"),
+        ("boolq", {"answer": "perhaps"}, "its fields give no gold"),
+        ("boolq", {"answer": [True]}, "its fields give no gold"),
         ("arc_easy", {"answerKey": "E"}, "its fields give no gold"),
         ("arc_easy", {"choices": ["so", "no"]}, "its fields give no"),
         ("eprstmt", {"label": "Neutral"}, "its fields give no gold"),
@@ -165,6 +173,28 @@ def test_a_row_without_one_of_its_fields_is_refused(tmp_path, name):
     with pytest.raises(UserError) as raised:
         open_task(name, tmp_path)
     assert "fields" in f"{raised.value.message} {raised.value.mend}" or "none of the rows" in raised.value.message
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 9) | st.floats() | st.sampled_from(["", "A", "1", "_ b", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["text", "label"]), inner),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+@given(values=st.lists(_VALUES, min_size=9, max_size=9), whole=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_whatever_stands_in_a_row_it_is_an_item_or_refused(name, values, whole):
+    said = known_tasks()[name]
+    known = Known.of(said["kind"], said)
+    fields = dict(zip(ROWS[name][0], values, strict=False))
+    # One field wrong, or all.
+    changed = fields if whole else {**ROWS[name][0], **dict(list(fields.items())[:1])}
+    row, item = Row(changed, "here", "part"), None
+    with contextlib.suppress(UserError):
+        item = known.kind.item(laid_out(row, known.layouts, known.kind.own)) if known.counts(row) else None
+    assert item is None or all(0 <= number < len(item.asked(" ")) for number in item.gold)
 
 
 def test_a_row_is_data_and_never_a_template():

@@ -38,7 +38,8 @@ def known_tasks() -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Known:
-    """What a task's file says, ready to use; of a person's own task, nothing but its kind."""
+    """What a task's file says, ready to use; of a person's own task, nothing but its kind. counts: whether a row is an
+    item at all. description: of a part's name."""
 
     kind: Kind
     layouts: list[Layout]
@@ -50,20 +51,20 @@ class Known:
     @classmethod
     def of(cls, kind: str, said: Mapping[str, Any]) -> Known:
         """said: the file's content, or {}."""
-        of = KINDS[kind]
-        layouts = [Layout(made, of.texts) for made in said.get("layouts", ())]
+        found = KINDS[kind]
         describe, titles = template(said.get("description", "")), said.get("titles", {})
 
         def description(part: str) -> str:
             return describe(part=part, title=titles.get(part, part.replace("_", " ")))
 
-        parts = said.get("parts", of.parts)
-        return cls(of, layouts, truth(said["only"]) if "only" in said else _all, parts, description,
-                   said.get("delimiter", " "))  # fmt: skip
-
-
-def _all(row: Row) -> bool:
-    return True
+        return cls(
+            kind=found,
+            layouts=[Layout(made, found.texts) for made in said.get("layouts", ())],
+            counts=truth(said.get("only", "true")),
+            parts=said.get("parts", found.parts),
+            description=description,
+            delimiter=said.get("delimiter", " "),
+        )
 
 
 def shape_of(said: Mapping[str, Any], split: str) -> Shape:

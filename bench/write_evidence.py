@@ -30,7 +30,7 @@ PAGE = ROOT / "docs" / "evidence.md"
 NOT_YET = "not measured yet"
 # What is said of figures that are not from a paper's text.
 _ORIGINS = {"R": " (Figures of the reference repository.)", "S": " (Figures from secondary texts.)"}
-_FORMATS = {"percent": "{:.2%}", "bits": "{:.4f}", "count": "{:,.0f}", "two": "{:.2f}"}
+_FORMATS = {"text": "{}", "percent": "{:.2%}", "bits": "{:.4f}", "count": "{:,.0f}", "two": "{:.2f}"}
 _HEAD = """# Evidence
 
 Every table and figure of the papers, what this project measured beside it, the verdict, and the command that repeats
@@ -183,6 +183,8 @@ def _table(entry: Mapping[str, Any], results: Results) -> str:
     columns, rows = list(entry.get("columns", ())), list(entry.get("rows", ()))
     if "study" in entry:
         return _study_table(columns, rows, results.study(entry["study"]))
+    if not columns and not _measured(entry, results):
+        return ""
     head = [*columns, *entry.get("our_columns", ())]
     lines = [[*map(str, row.get("theirs", ())), *map(results.value, row.get("ours", ()))] for row in rows]
     return markdown(head, lines) if head else ""

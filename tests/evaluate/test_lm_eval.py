@@ -188,6 +188,7 @@ def test_our_model_as_theirs(ours, data, tmp_path, monkeypatch):
     row = run_task(*ours, hub)
     assert (row["items"], row["of"], row["whole"], row["shots"]) == (ITEMS, ITEMS, True, 0)
     assert row["versions"]["lm_eval"]
+    assert (found.tokens, found.cut) == (expected.tokens, expected.cut)
     some = HubTask("arc_easy", known_tasks()["arc_easy"], 0, {"mine": task}, ITEMS, {"mine": [1, 5]})
     assert score_task(*ours, some).right.tolist() == expected.right[[1, 5]].tolist()
 

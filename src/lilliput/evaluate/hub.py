@@ -11,7 +11,7 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -53,17 +53,18 @@ class HubTask:
         import lm_eval
 
         wanted = self.tasks if self.chosen is None else {name: self.tasks[name] for name in self.chosen}
+        model = harness_model(reader, title)
         with _on_stderr():
             found = lm_eval.simple_evaluate(
-                model=harness_model(reader, title), tasks=list(wanted.values()), num_fewshot=self.shots,
-                samples=self.chosen, bootstrap_iters=0, log_samples=True,
+                model=model, tasks=list(wanted.values()), num_fewshot=self.shots, samples=self.chosen,
+                bootstrap_iters=0, log_samples=True,
             )  # fmt: skip
         samples = [(name, one) for name in wanted for one in _in_order(found["samples"][name])]
         digest = hashlib.sha256()
         for _, sample in samples:
             digest.update(json.dumps(sample["arguments"], ensure_ascii=False, default=str).encode() + b"\n")
         self.asked = digest.hexdigest()
-        return _scored(samples, self.said, list(self.tasks))
+        return replace(_scored(samples, self.said, list(self.tasks)), tokens=model.tokens, cut=model.cut)
 
     def row(self, score: Score, tokenizer: Tokenizer) -> dict[str, Any]:
         """As `Task.row`. data_hash: of the prompts and continuations."""
@@ -118,12 +119,16 @@ def _evenly(sizes: Mapping[str, int], limit: int, total: int) -> dict[str, list[
 
 
 def harness_model(reader: Reader, title: str | None) -> Any:
-    """The model as `lm-eval` asks for one: an `LM` of its own, which begins each text with BOS."""
+    """The model as `lm-eval` asks for one: an `LM` of its own, which begins each text with BOS. It counts the tokens
+    scored and the texts cut."""
     from lm_eval.api.model import LM
 
     class Harness(LM):  # type: ignore[misc]
+        tokens = cut = 0
+
         def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
             found = reader.likelihoods([request.args for request in requests], title)
+            self.tokens, self.cut = self.tokens + found.tokens, self.cut + found.cut
             return list(zip(found.log_p.tolist(), found.greedy.tolist(), strict=True))
 
         def loglikelihood_rolling(self, requests: Sequence[Any], **_: Any) -> list[float]:

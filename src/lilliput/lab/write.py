@@ -140,6 +140,10 @@ def _about(summary: dict[str, Any]) -> str:
             "No arm was repeated, so intervals cover the choice of documents alone: the outcomes are of these very "
             "models, and another seed may turn them; see docs/evaluate.md."
         )
+    said += (
+        " The picture's intervals are those of each arm's own level, which all arms share for the most part: compare arms "
+        "by their gains, not by whether these overlap."
+    )
     return said + (" Arms with fewer seeds are shown as at the average seed." if summary["more_seeds"] else "")
 
 

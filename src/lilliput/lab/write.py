@@ -141,8 +141,8 @@ def _about(summary: dict[str, Any]) -> str:
             "models, and another seed may turn them; see docs/evaluate.md."
         )
     said += (
-        " The picture's intervals are those of each arm's own level, which all arms share for the most part: compare arms "
-        "by their gains, not by whether these overlap."
+        " The picture's intervals are those of each arm's own level, which all arms share for the most part: compare "
+        "arms by their gains, not by whether these overlap."
     )
     return said + (" Arms with fewer seeds are shown as at the average seed." if summary["more_seeds"] else "")
 

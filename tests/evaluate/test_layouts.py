@@ -184,7 +184,7 @@ _VALUES = st.recursive(
 
 @pytest.mark.parametrize("name", sorted(ROWS))
 @given(values=st.lists(_VALUES, min_size=9, max_size=9), whole=st.booleans())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_whatever_stands_in_a_row_it_is_an_item_or_refused(name, values, whole):
     said = known_tasks()[name]
     known = Known.of(said["kind"], said)

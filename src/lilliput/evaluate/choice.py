@@ -81,7 +81,11 @@ def score_choices(
 ) -> Score:
     """Score every item. before: of each, what stands before its query: description and examples."""
     asked = [item.asked(delimiter) for item in items]
-    requests = [(first + query, text) for first, own in zip(before, asked, strict=True) for query, text in own]
+    requests = []
+    for first, own in zip(before, asked, strict=True):
+        # Examples are long: choices of one query share their text.
+        joined = {query: first + query for query, _ in own}
+        requests += [(joined[query], text) for query, text in own]
     found = reader.likelihoods(requests, title)
     log_p = np.split(found.log_p, np.cumsum([len(own) for own in asked])[:-1])
     # The delimiter is no part of the choice.

@@ -77,6 +77,11 @@ def find_rows(folder: Path, stems: Sequence[str]) -> Path | None:
     return None
 
 
+def holds_files(place: Path) -> bool:
+    """Whether the place is a folder or an archive, and no file of rows itself."""
+    return place.is_dir() or place.name.endswith(_ARCHIVES)
+
+
 def names_in(folder: Path) -> list[str]:
     """What the folder holds, as names that a task may have."""
     found = set()
@@ -98,12 +103,12 @@ def read_rows(place: Path, shape: Shape | None = None) -> Iterator[Row]:
     """
     shape = shape or Shape()
     files = list(_files(place))
-    several = place.is_dir() or place.name.endswith(_ARCHIVES)
-    if several and shape.split:
+    of_splits = holds_files(place) and bool(shape.split)
+    if of_splits:
         files = _of_split(files, shape, place)
     nothing = True
     for file in files:
-        part = _part(file, place) if several and shape.split else Path(file.stem).name
+        part = _part(file, place) if of_splits else Path(file.stem).name
         for where, held in rows_of(file.load(), file.ending, file.where, shape.names):
             nothing = False
             for fields in _named(held, where, shape):

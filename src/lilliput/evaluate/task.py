@@ -18,7 +18,7 @@ from lilliput.device import versions
 from lilliput.errors import UserError, nearest
 from lilliput.evaluate.formats import ENDINGS
 from lilliput.evaluate.hub import HubTask, hub_task, installed
-from lilliput.evaluate.items import find_rows, names_in, read_rows
+from lilliput.evaluate.items import find_rows, holds_files, names_in, read_rows
 from lilliput.evaluate.kinds import KINDS, kind_of
 from lilliput.evaluate.known import Known, known_tasks, shape_of
 from lilliput.evaluate.layout import laid_out
@@ -151,7 +151,7 @@ def _named(row: Row, field: str | None) -> str | None:
 
 def _examples(name: str, place: Path, said: Mapping[str, Any], known: Known) -> list[Row]:
     """The rows of the split that examples come from; never those of the items' own."""
-    if not known.kind.prompted or "examples" not in said or not (place.is_dir() or ".tar" in place.name):
+    if not known.kind.prompted or "examples" not in said or not holds_files(place):
         words = " or ".join(said.get("examples", ()))
         mend = f"give files whose names say {words}, beside those of the items" if words else "leave --shots out"
         raise UserError(f"{name} has no examples for shots here", where="--shots", mend=mend)

@@ -189,8 +189,12 @@ def test_what_the_shipped_tasks_say():
             assert tuple(made) in known.kind.own
 
 
+_LARGE = ("blimp", "hellaswag", "mmlu", "cmmlu", "agieval", "c3")
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in _LARGE]
+
+
 @pytest.mark.data
-@pytest.mark.parametrize("name", ["arc_easy", "openbook_qa", "lambada", "hellaswag", "eprstmt", "ceval"])
+@pytest.mark.parametrize("name", ["arc_easy", "openbook_qa", "lambada", "eprstmt", "ceval", *_SLOW])
 def test_the_shipped_tasks_are_whole_where_their_data_is(data_dir, name):
     task = open_task(name, data_dir / "benchmarks")
     assert len(task.items) == task.expected

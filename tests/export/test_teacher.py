@@ -313,6 +313,21 @@ def test_a_file_that_is_not_what_was_downloaded_is_refused(ours: Path) -> None:
     assert open_teacher(ours).identity()[WEIGHTS] != whole
 
 
+def test_a_damaged_file_of_the_hubs_cache_is_refused(tmp_path: Path, ours: Path) -> None:
+    """There a large file is a link to a blob of its SHA-256's name."""
+    blob = tmp_path / "blobs" / file_hash(ours / WEIGHTS)
+    blob.parent.mkdir()
+    shutil.move(ours / WEIGHTS, blob)
+    (ours / WEIGHTS).symlink_to(blob)
+    assert open_teacher(ours).identity()[WEIGHTS] == blob.name
+    raw = bytearray(blob.read_bytes())
+    raw[-1] ^= 1
+    blob.write_bytes(raw)
+    with pytest.raises(ModelError, match="it is damaged: its SHA-256") as caught:
+        open_teacher(ours).identity()
+    assert str(blob) in str(caught.value.mend)
+
+
 def test_it_is_opened_and_hashed_once(ours: Path) -> None:
     first = open_teacher(ours)
     assert open_teacher(str(ours)) is first

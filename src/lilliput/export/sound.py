@@ -1,8 +1,8 @@
 """Whether what is read of a model can be what was once written.
 
 safetensors holds no checksum, so a flipped bit has to be told by the number it makes: NaN, infinity, or one far beyond
-what weights are. A flip in the mantissa or to a smaller number is not seen. Where a folder was downloaded by
-huggingface_hub, the SHA-256 of each large file lies beside it, and shows every change.
+what weights are. A flip in the mantissa or to a smaller number is not seen. Where a model was downloaded by
+huggingface_hub, the SHA-256 of each large file is known, and shows every change.
 """
 
 from __future__ import annotations
@@ -39,17 +39,34 @@ def check_sound(place: Path, name: str, tensor: Tensor) -> None:
 
 def check_downloaded(file: Path, digest: str) -> None:
     """Raise ModelError where `file`, whose SHA-256 is `digest`, was downloaded as another and not written since."""
-    noted = file.parent / _NOTED / f"{file.name}.metadata"
-    if not noted.is_file():
-        return
-    lines = noted.read_text(encoding="utf-8", errors="replace").split("\n")
-    try:
-        wanted, when = lines[1].strip(), float(lines[2])
-    except (IndexError, ValueError):
-        return  # of another version of huggingface_hub
-    if len(wanted) == _SHA256 and wanted != digest and file.stat().st_mtime <= when + 1:
+    found = _noted(file) or _blob(file)
+    if found is not None and found[0] != digest:
+        wanted, mend = found
         raise ModelError(
             f"it is damaged: its SHA-256 begins with {digest[:12]}, that of what was downloaded with {wanted[:12]}",
             where=str(file),
-            mend=f"download it again; if you changed it yourself, remove {noted}",
+            mend=mend,
         )
+
+
+def _noted(file: Path) -> tuple[str, str] | None:
+    """What `hf download --local-dir` noted beside the file: its SHA-256, and how to mend another."""
+    notes = file.parent / _NOTED / f"{file.name}.metadata"
+    if not notes.is_file():
+        return None
+    lines = notes.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:
+        digest, when = lines[1].strip(), float(lines[2])
+    except (IndexError, ValueError):
+        return None  # of another version of huggingface_hub
+    if len(digest) != _SHA256 or file.stat().st_mtime > when + 1:
+        return None
+    return digest, f"download it again; if you changed it yourself, remove {notes}"
+
+
+def _blob(file: Path) -> tuple[str, str] | None:
+    """In huggingface_hub's own cache a large file is a link to one that is named by its SHA-256."""
+    blob = file.resolve()
+    if blob.parent.name != "blobs" or len(blob.name) != _SHA256:
+        return None
+    return blob.name, f"remove {blob}, and download it again"

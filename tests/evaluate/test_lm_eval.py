@@ -1,7 +1,7 @@
 """The same answers as `lm-eval` on real items, at the same BOS policy and prompt.
 
-Skipped where `lm-eval` (the extra `eval`) is not installed. Its own model class runs the model directory that ours
-writes; BOS is put first, nothing stands before a sentence of a pair, a space before a choice.
+Skipped where `lm-eval` (the extra `eval`) is not installed, and, for its own model class, `accelerate`. That class runs
+the model directory that ours writes; BOS is put first, nothing stands before a sentence of a pair, a space before a choice.
 """
 
 import json
@@ -21,7 +21,6 @@ from lilliput.export.hf import save_model_dir
 from lilliput.tokenizer.train import train_tokenizer
 
 pytest.importorskip("lm_eval")
-pytest.importorskip("accelerate")
 pytestmark = [pytest.mark.data, pytest.mark.slow]
 ITEMS = 40
 _METRICS = ("acc", "acc_norm", "acc_bytes")
@@ -54,6 +53,7 @@ def ours(data):
 
 @pytest.fixture(scope="module")
 def theirs(ours, tmp_path_factory):
+    pytest.importorskip("accelerate")
     from lm_eval.models.huggingface import HFLM
 
     place = str(save_model_dir(tmp_path_factory.mktemp("model") / "model", *ours, {}))

@@ -1,7 +1,8 @@
 """The same answers as `lm-eval` on real items, at the same BOS policy and prompt.
 
 Skipped where `lm-eval` (the extra `eval`) is not installed, and, for its own model class, `accelerate`. That class runs
-the model directory that ours writes; BOS is put first, nothing stands before a sentence of a pair, a space before a choice.
+the model directory that ours writes; BOS is put first, nothing stands before a sentence of a pair, a space before a
+choice.
 """
 
 import json

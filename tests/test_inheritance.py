@@ -155,8 +155,10 @@ def test_under_a_number_of_parameters(corpus: Path, teacher: Path, store: Store,
     assert 32_000 < found["parameters"] <= 40_000
 
 
-def test_layers_by_a_task(corpus: Path, teacher: Path, store: Store, tmp_path: Path) -> None:
+def test_layers_by_a_task(teacher: Path, store: Store, tmp_path: Path) -> None:
     """Measured beside bits per byte; it chooses only where it is asked to; other rows are another child."""
+    corpus = tmp_path / "little.jsonl"
+    corpus.write_text("".join(json.dumps({"text": f"def f{n}(x): return x + {n}"}) + "\n" for n in range(200)))
     rows = [{"query": "def f(x):", "choices": ["return x", "zzz qqq"], "gold": 0}] * 12
     (tmp_path / "calls.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     by_task = ("inherit.tasks=[calls]", f"inherit.data={tmp_path}", "model.depth=2", "inherit.neurons=l2")
@@ -167,16 +169,14 @@ def test_layers_by_a_task(corpus: Path, teacher: Path, store: Store, tmp_path: P
     assert [len(row) for row in scores["skips"]["calls"].values()] == [4, 3, 2]
     assert any("12 items of calls" in note for note in found["notes"])
     assert "The task calls" in Path(found["report"]).read_text(encoding="utf-8")
-    plain = inherit_model(
-        recipe(corpus, teacher, "inherit.layers=importance", *by_task[2:]), tmp_path / "plain", store, CPU
-    )
-    assert plain["layers"]["kept"] == found["layers"]["kept"]
-    assert plain["cost"]["flops"]["layers"] < found["cost"]["flops"]["layers"]
+
+    def kept(costs: list[float]) -> list[int]:
+        return sorted(sorted(range(4), key=lambda layer: (-costs[layer], layer))[:2])
+
+    assert found["layers"]["kept"] == kept(scores["skips"]["bits_per_byte"]["1"])
     chosen = recipe(corpus, teacher, "inherit.layers=importance=calls", *by_task[1:])
-    costs = [scores["base"]["calls"] - value for value in scores["skips"]["calls"]["1"]]
-    ranked = sorted(range(4), key=lambda layer: (-costs[layer], layer))[:2]
-    assert inherit_model(chosen, tmp_path / "chosen", store, CPU)["layers"]["kept"] == sorted(ranked)
-    assert chosen.to_dict()["inherit"].get("tasks") is None
+    by_calls = inherit_model(chosen, tmp_path / "chosen", store, CPU)["layers"]["kept"]
+    assert by_calls == kept([-value for value in scores["skips"]["calls"]["1"]])
     (tmp_path / "calls.jsonl").write_text("".join(json.dumps(row | {"gold": 1}) + "\n" for row in rows))
     other = inherit_model(beside, tmp_path / "beside", store, CPU)["layers"]["scores"]
     assert other["base"]["calls"] != scores["base"]["calls"]

@@ -187,7 +187,7 @@ def check_layers(layers: Sequence[int], depth: int) -> None:
     """Raise ConfigError unless these are layers of `depth`, at least one, rising."""
     rising = sorted(set(layers))
     if list(layers) != rising or not rising or not 0 <= rising[0] <= rising[-1] < depth:
-        named = ", ".join(map(str, layers)) or "none"
+        named = ",".join(map(str, layers)) or "none"
         mend = f"rising numbers from 0 to {depth - 1}"
         raise ConfigError(f"these layers cannot be kept of {depth}: {named}", where="layers", mend=mend)
 

@@ -6,18 +6,17 @@ import multiprocessing
 import re
 import signal
 from collections.abc import Callable
-from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lilliput.device import peak_rss
+from lilliput.device import peak_rss, reset_peak_rss
 from lilliput.errors import LilliputError
 from lilliput.progress import configure, is_quiet
 
-_STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
 
 
 class ApartError(LilliputError):
@@ -74,8 +73,7 @@ def memory_mark(device: torch.device) -> int:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return torch.cuda.memory_allocated(device)
-    with suppress(OSError):
-        _RESET.write_text("5", encoding="ascii")
+    reset_peak_rss()
     return _status("VmRSS") or peak_rss()
 
 

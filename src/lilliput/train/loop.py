@@ -21,6 +21,7 @@ import torch
 
 from lilliput import device as machine
 from lilliput.errors import CheckpointError, TrainingError
+from lilliput.model.heap import return_freed_memory
 from lilliput.progress import Progress, say, warn
 from lilliput.train import checkpoint, parallel
 from lilliput.train.config import TrainConfig
@@ -65,16 +66,23 @@ def train(
     """
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
+    machine.reset_peak_rss()
     try:
-        run = _Run(model, shards, config, run_dir, device, evaluator, objective)
-        try:
-            return run.go()
-        finally:
-            run.close()
+        # In a call of its own: what it held is free when the memory goes back.
+        return _finished(_Run(model, shards, config, run_dir, device, evaluator, objective))
     except OSError as error:
         if not checkpoint.disk_full(error):
             raise
         raise checkpoint.storage_error(run_dir / "checkpoints", 0, error) from error
+    finally:
+        return_freed_memory()
+
+
+def _finished(run: _Run) -> TrainResult:
+    try:
+        return run.go()
+    finally:
+        run.close()
 
 
 class _Run:

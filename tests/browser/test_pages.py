@@ -20,7 +20,7 @@ pytestmark = [
 ]
 
 _LADDER = (
-    "budget.params=40k model.context=32 train.tokens=8k train.batch_tokens=1024 inherit.layers=uniform "
+    "budget.params=60k model.depth=4 model.context=32 train.tokens=8k train.batch_tokens=1024 inherit.layers=uniform "
     "inherit.sequences=10 rounds.parts=2 evaluate.bytes=4k"
 )
 
@@ -54,7 +54,7 @@ def lilliput(work: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Non
 
 @pytest.fixture(scope="module")
 def ladder(work: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A tiny ladder with two seeds and no speeds."""
+    """A tiny ladder whose depth is fixed, so that the planner's best is an arm of its own."""
     from lilliput.lab.ladder import run_ladder
     from lilliput.lab.ladder_ask import read_ask
 
@@ -79,6 +79,8 @@ def check(seen: Seen, charts: int) -> None:
 
 
 def test_the_page_of_a_ladder_is_read_on_a_phone_and_in_the_dark(ladder: dict[str, Any], tmp_path: Path) -> None:
+    assert ladder["planner"]["over_base"]["low"] < ladder["planner"]["over_base"]["high"]
+    assert "the planner&#x27;s best" in Path(ladder["report"]).read_text(encoding="utf-8")
     light = look_at(Path(ladder["report"]), tmp_path)
     dark = look_at(Path(ladder["report"]), tmp_path, dark=True)
     check(light, 3)

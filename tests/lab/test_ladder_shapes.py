@@ -74,18 +74,21 @@ def test_a_tokenizer_that_exists_is_taken_whole_where_it_fits_and_cut_where_it_d
 def test_what_the_recipe_fixes_is_the_architecture_and_the_planners_best_stands_beside_it() -> None:
     free = recipe("budget.params=1M")
     planned = planned_shape(free, None)
-    assert best_shape(free, planned) == planned
+    assert best_shape(free, planned, 30_000) == planned
     fixed = recipe("budget.params=1M", "model.width=64")
     planned = planned_shape(fixed, None)
-    best = best_shape(fixed, planned)
+    best = best_shape(fixed, planned, 30_000)
     assert planned.width == 64
     assert best != planned
     assert best.parameters() <= planned.parameters()
+    assert best_shape(fixed, planned, best.vocab_size - 1).vocab_size == planned.vocab_size
 
 
-def test_a_planned_shape_of_one_layer_is_refused() -> None:
+def test_a_planned_shape_that_leaves_no_ladder_is_refused() -> None:
     with pytest.raises(ConfigError, match="one layer"):
         planned_shape(recipe("budget.params=1M", "model.depth=1"), None)
+    with pytest.raises(ConfigError, match="20,000 at least"):
+        planned_shape(recipe("budget.params=40k", "model.depth=3"), None)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def ladder(
         ),
     ] = None,
     teacher_size: Annotated[float, typer.Option(help="The teacher's parameters, times an arm's.")] = 4.0,
-    teacher_bytes: Annotated[float, typer.Option(help="The text the teacher reads, times an arm's.")] = 1.0,
+    teacher_bytes: Annotated[float, typer.Option(help="The text the teacher reads, times an arm's.")] = 2.0,
     task: Annotated[
         list[str] | None, typer.Option(help="Also measure this task; may be repeated.", show_default=False)
     ] = None,

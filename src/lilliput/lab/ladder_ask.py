@@ -23,7 +23,7 @@ RATES = (0.5, 1.0, 2.0)
 _TEACHER = "inherit.teacher=$TEACHER"
 _COUNT = 2
 # The recipe `demo` makes one model in minutes; six of them, one four times as large, take as long at this scale.
-_DEMO = ("budget.params=500k", "train.tokens=900k", "inherit.layers=uniform", "evaluate.bytes=200k")
+_DEMO = ("budget.params=250k", "train.tokens=1.2M", "inherit.layers=uniform", "evaluate.bytes=200k")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Ask:
     seeds: int = 1
     rates: tuple[float, ...] = RATES
     teacher_size: float = 4.0
-    teacher_bytes: float = 1.0
+    teacher_bytes: float = 2.0
     tasks: tuple[str, ...] = ()
     data: str | None = None
     batches: tuple[int, ...] = BATCHES
@@ -50,10 +50,11 @@ class Ask:
         return bare(self.recipe)
 
     def request(self) -> dict[str, Any]:
-        """What decides the arms; more seeds or tasks may be asked of the same ladder later."""
+        """What decides the arms; more seeds or tasks may be asked of the same ladder later. Of the recipe only what is
+        not as it is by default, so that a key which a later version adds changes nothing."""
         return {
             "format": FORMAT,
-            "recipe": {name: value for name, value in self.recipe.to_dict().items() if name != "name"},
+            "recipe": self.recipe.model_dump(by_alias=True, exclude_defaults=True, exclude={"name"}),
             "rates": list(self.rates),
             "teacher": {"size": self.teacher_size, "bytes": self.teacher_bytes},
             "inputs": {name: canonical_hash(value) for name, value in identify(self._inputs()).items()},
@@ -140,6 +141,6 @@ def _check_options(ask: Ask) -> None:
         raise ConfigError(reason, where="--teacher-size", mend="give 1.2 to 64; 4 is usual")
     if not 0.01 <= ask.teacher_bytes <= 100:
         reason = f"a teacher that reads {ask.teacher_bytes:g} times the text"
-        raise ConfigError(reason, where="--teacher-bytes", mend="give 0.01 to 100; 1 is usual")
+        raise ConfigError(reason, where="--teacher-bytes", mend="give 0.01 to 100; 2 is usual")
     if ask.tasks and ask.data is None:
         raise ConfigError("the tasks need their data", where="--task", mend="name the folder: --data DIR")

@@ -93,11 +93,12 @@ class Settling:
         big = self._packed(corpus, source, cut)
         choose, judge = self._held_out(corpus)
         shapes = {BASE: base, COMPACT: shallow_shape(planned, base.depth), ARCHITECTURE: planned}
-        best = best_shape(self.recipe, planned)
+        best = best_shape(self.recipe, planned, whole)
+        tokenizers: dict[str, tuple[_Packed, int | None]] = {BASE: (big, cut)}
         if best != planned:
             shapes[PLANNER] = best
+            tokenizers[PLANNER] = (self._packed(corpus, source, best.vocab_size), best.vocab_size)
         make = _Arms(self.ask, self.device, self._horizon(small, planned), self._named(source))
-        tokenizers = {BASE: (big, cut)}
         arms = {
             name: make.own(shape, *tokenizers.get(name, (small, small.pieces))) for name, shape in shapes.items()
         }

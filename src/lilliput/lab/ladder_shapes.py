@@ -24,6 +24,8 @@ BASE_SHARE, WHOLE_SHARE = 0.37, 0.45
 # Arms differ by less than this from the planned number of parameters.
 TOLERANCE = 0.01
 _EXPANSIONS = (1.0, 8.0)
+# The smallest budget that the planner knows.
+_LEAST = 20_000
 _STEPS = (32, 16, 8, 4, 2, 1)
 _PIECES = 16
 # The compact tokenizer has at most this share of the big one's pieces (the paper's has 48 %).
@@ -45,9 +47,12 @@ def planning(recipe: Recipe, **changes: Any) -> Recipe:
 def planned_shape(recipe: Recipe, vocab_size: int | None) -> ModelConfig:
     """The shape of the rung `+ architecture`: the planner's best for the recipe's budget and what it fixes.
 
-    Raises ConfigError where none fits, or where it has a single layer, which leaves no half of its depth for the base.
+    Raises ConfigError where none fits, where it is tiny, or where it has one layer, which leaves none to halve.
     """
     shape = derive_shape(planning(recipe), vocab_size)
+    if shape.parameters() < _LEAST:
+        reason = f"the planned shape has {shape.parameters():,} parameters; a ladder has {_LEAST:,} at least"
+        raise ConfigError(reason, where="budget.params", mend="give a larger budget.params, or free a dimension")
     if shape.depth < 2:
         mend = "give a larger budget.params, or model.depth=2"
         reason = "the planned shape has one layer, and the base has half its depth"
@@ -55,14 +60,15 @@ def planned_shape(recipe: Recipe, vocab_size: int | None) -> ModelConfig:
     return shape
 
 
-def best_shape(recipe: Recipe, planned: ModelConfig) -> ModelConfig:
-    """The planner's best where the recipe fixes no dimension, at the parameters of `planned`; `planned` itself where
-    nothing is fixed."""
+def best_shape(recipe: Recipe, planned: ModelConfig, pieces: int) -> ModelConfig:
+    """The planner's best at the parameters of `planned` if no dimension were fixed, with a vocabulary of its own where
+    none is asked (at most `pieces`, else the planned one); `planned` itself where the recipe fixes nothing."""
     free = dict.fromkeys(_DIMENSIONS)
     if all(getattr(recipe.model, name) is None for name in _DIMENSIONS):
         return planned
     asked = planning(recipe, model={**free, "context": planned.context}, budget={"params": planned.parameters()})
-    return derive_shape(asked, planned.vocab_size)
+    best = derive_shape(asked, compact_size(recipe))
+    return best if best.vocab_size <= pieces else derive_shape(asked, planned.vocab_size)
 
 
 def compact_size(recipe: Recipe) -> int | None:

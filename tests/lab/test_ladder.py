@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from lab_support import write_text
 from ladder_support import SMALL, write_code
@@ -16,7 +17,9 @@ from lilliput.evaluate.statistics import compare
 from lilliput.lab.cells import scores
 from lilliput.lab.ladder import run_ladder
 from lilliput.lab.ladder_ask import Ask, read_ask
-from lilliput.lab.ladder_plan import RUNGS, TITLES, Plan
+from lilliput.lab.ladder_plan import RUNGS, TITLES, Plan, known_folder
+from lilliput.lab.ladder_settle import Settling
+from lilliput.lab.ladder_studies import write_studies
 from lilliput.report.ladder_text import ladder_text
 from lilliput.store import Store, read_json
 
@@ -154,6 +157,27 @@ def test_again_it_answers_at_once_and_goes_on_where_more_is_asked(
     assert "1 cell to train" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"another rates|another train\.tokens"):
         run_ladder(asked(code, "train.tokens=9k"), folder, store)
+
+
+def test_a_tokenizer_and_texts_that_are_named_are_taken(
+    ladder: dict[str, Any], code: Path, store: Store, tmp_path: Path
+) -> None:
+    source = ladder["rungs"][0]["model"]
+    ask = asked(code, f"tokenizer.from={source}", f'evaluate.text=["{code}"]', "tokenizer.compact=300")
+    with known_folder(tmp_path):
+        plan = Settling(ask, tmp_path, store, torch.device("cpu")).plan()
+        rates = write_studies(ask, plan, None, tmp_path)
+        arms = write_studies(ask, plan, dict.fromkeys(plan.arms, 2.0), tmp_path)
+    assert list(tmp_path.glob("tokenizer-*")) == list(tmp_path.glob("held-out-*")) == []
+    assert source in plan.arms["base"].settings[0]
+    assert plan.pieces == {"big": 432, "compact": 300, "source": 432}
+    # What chooses is the held-out part, what judges the text that is named.
+    assert (plan.choose, plan.judge) == ([], [str(code)])
+    assert not any("evaluate.text" in word for words in rates.arm_settings().values() for word in words)
+    for words in arms.arm_settings().values():
+        assert any(word.startswith("evaluate.text=") and str(code) in word for word in words)
+        assert any(word.startswith("train.lr=") for word in words)
+    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(code: Path, store: Store, tmp_path: Path) -> None:

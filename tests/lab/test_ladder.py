@@ -154,7 +154,9 @@ def test_again_it_answers_at_once_and_goes_on_where_more_is_asked(
     (folder / "cells" / "compact-seed1.json").unlink()
     again = run_ladder(asked(code), folder, store)
     assert again["rungs"][1]["gain"] == ladder["rungs"][1]["gain"]
-    assert "1 cell to train" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("What does each part buy? base → + compact tokenizer → + architecture")
+    assert "1 cell to train" in said
     with pytest.raises(ConfigError, match=r"another rates|another train\.tokens"):
         run_ladder(asked(code, "train.tokens=9k"), folder, store)
 

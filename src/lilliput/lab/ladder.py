@@ -25,7 +25,7 @@ from lilliput.lab.ladder_settle import Settling
 from lilliput.lab.ladder_speed import measure_speeds
 from lilliput.lab.ladder_studies import unfinished, write_studies
 from lilliput.lab.ladder_sum import Facts, answer
-from lilliput.lab.ladder_work import Work, open_with, pending
+from lilliput.lab.ladder_work import Work, announce, open_with, pending
 from lilliput.lab.study import run_study
 from lilliput.progress import say
 from lilliput.report.ladder_page import ladder_page
@@ -67,6 +67,7 @@ class _Ladder:
         if state.get("extent") == extent:
             say(f"finished before: {self.out}")
             return self._placed(state["answer"])
+        announce(self.ask)
         plan = self._settled(request, state)
         work = Work(self.ask, plan, self._left(plan, state), self._taught(), self.chosen)
         open_with(self.ask, plan, work, str(self.out))

@@ -23,7 +23,7 @@ RATES = (0.5, 1.0, 2.0)
 _TEACHER = "inherit.teacher=$TEACHER"
 _COUNT = 2
 # The recipe `demo` makes one model in minutes; six of them, one four times as large, take as long at this scale.
-_DEMO = ("budget.params=250k", "train.tokens=1.2M", "inherit.layers=uniform", "evaluate.bytes=200k")
+_DEMO = ("budget.params=250k", "train.tokens=1.6M", "inherit.layers=uniform", "evaluate.bytes=200k")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def read_ask(name: str, settings: list[str], *, rates: tuple[float, ...] | None 
         settings = [*_DEMO, *settings]
         rates = rates or (1.0,)
         options = {"batches": (1,), **options}
-        notes = (f"at demo scale: {' '.join(_DEMO)}",)
+        notes = (f"at demo scale, six to nine minutes on two cores: {' '.join(_DEMO)}",)
     recipe = _load(name, settings)
     _check(recipe)
     ask = Ask(recipe=recipe, words=words, rates=rates or RATES, notes=notes, **options)

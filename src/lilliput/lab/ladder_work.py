@@ -11,7 +11,7 @@ import torch
 from lilliput import device as machine
 from lilliput.lab.grid import Cell
 from lilliput.lab.ladder_ask import Ask
-from lilliput.lab.ladder_plan import INHERITANCE, ROUNDS, TITLES, Plan
+from lilliput.lab.ladder_plan import INHERITANCE, ROUNDS, RUNGS, TITLES, Plan
 from lilliput.lab.ladder_rates import tried
 from lilliput.plan.rules import counted, describe
 from lilliput.progress import count, duration, say
@@ -62,6 +62,14 @@ class Work:
         share = min(1.0, self.done / self.total) if self.total else 1.0
         left = f", about {duration(spent * (1 - share) / share)} left" if 0 < share < 1 else ""
         say(f"ladder     {self.finished} of {self.cells} cells trained, {share:.0%} of the work{left}")
+
+
+def announce(ask: Ask) -> None:
+    """Say what is about to be done, before anything is known of shapes and time."""
+    say(f"What does each part buy? {' → '.join(TITLES[arm] for arm in RUNGS)}, at equal parameters and equal text.")
+    for line in ask.notes:
+        say(f"{line[:1].upper()}{line[1:]}.")
+    say("First the text and two tokenizers; then every arm's shape and how long all of it takes.\n")
 
 
 def open_with(ask: Ask, plan: Plan, work: Work, out: str) -> None:

@@ -96,10 +96,10 @@ def _asked(value: Any) -> Any:
 
 
 def _holders(values: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
-    """Where a recipe's dict holds the path of a model or tokenizer: (mapping, key)."""
+    """Where a recipe's dict holds the path of a model, a tokenizer or tasks: (mapping, key)."""
     found = [(values, "from"), (values["tokenizer"], "from")]
     if "inherit" in values:
-        found += [(values["inherit"], "teacher"), (values["inherit"], "tokenizer")]
+        found += [(values["inherit"], key) for key in ("teacher", "tokenizer", "data")]
     return [(holder, key) for holder, key in found if holder[key] is not None]
 
 

@@ -55,8 +55,8 @@ def lilliput(work: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Non
 @pytest.fixture(scope="module")
 def ladder(work: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A tiny ladder whose depth is fixed, so that the planner's best is an arm of its own."""
-    from lilliput.lab.ladder import run_ladder
-    from lilliput.lab.ladder_ask import read_ask
+    from lilliput.lab.ladder.ask import read_ask
+    from lilliput.lab.ladder.run import run_ladder
 
     ask = read_ask("tiny", [f"corpus={work / 'code.jsonl'}", *_LADDER.split()], rates=(1.0,), batches=())
     return run_ladder(ask, tmp_path_factory.mktemp("ladder") / "ladder")

@@ -9,7 +9,7 @@ import pytest
 
 from lilliput.cli.ladder import default_folder
 from lilliput.cli.main import run
-from lilliput.lab.ladder_ask import read_ask
+from lilliput.lab.ladder.ask import read_ask
 
 
 @pytest.mark.parametrize(

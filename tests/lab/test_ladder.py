@@ -15,11 +15,11 @@ from ladder_support import SMALL, write_code
 from lilliput.errors import ConfigError, CorpusError
 from lilliput.evaluate.statistics import compare
 from lilliput.lab.cells import scores
-from lilliput.lab.ladder import run_ladder
-from lilliput.lab.ladder_ask import Ask, read_ask
-from lilliput.lab.ladder_plan import RUNGS, TITLES, Plan, known_folder
-from lilliput.lab.ladder_settle import Settling
-from lilliput.lab.ladder_studies import write_studies
+from lilliput.lab.ladder.ask import Ask, read_ask
+from lilliput.lab.ladder.plan import RUNGS, TITLES, Plan, known_folder
+from lilliput.lab.ladder.run import run_ladder
+from lilliput.lab.ladder.settle import Settling
+from lilliput.lab.ladder.studies import write_studies
 from lilliput.report.ladder_text import ladder_text
 from lilliput.store import Store, read_json
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lilliput.errors import ConfigError
-from lilliput.lab.ladder_ask import read_ask
-from lilliput.lab.ladder_shapes import (
+from lilliput.lab.ladder.ask import read_ask
+from lilliput.lab.ladder.shapes import (
     BASE_SHARE,
     SMALLER,
     TOLERANCE,

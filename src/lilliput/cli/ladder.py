@@ -12,7 +12,7 @@ from lilliput.cli.make import split_words
 from lilliput.cli.outcome import Answer
 
 if TYPE_CHECKING:
-    from lilliput.lab.ladder_ask import Ask
+    from lilliput.lab.ladder.ask import Ask
 
 
 def ladder(
@@ -52,8 +52,8 @@ def ladder(
     where it stopped, or answers at once; processes that share the folder share the work.
     """
     options.be_quiet(quiet)
-    from lilliput.lab.ladder import run_ladder
-    from lilliput.lab.ladder_ask import read_ask
+    from lilliput.lab.ladder.ask import read_ask
+    from lilliput.lab.ladder.run import run_ladder
     from lilliput.report.ladder_text import ladder_text
 
     name, settings = split_words(words or [])

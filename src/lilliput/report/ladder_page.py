@@ -26,7 +26,7 @@ _CLAIMED = 0.005
 
 
 def ladder_page(ladder: Data) -> str:
-    """The HTML page of a ladder's answer (`lab.ladder_sum.answer`)."""
+    """The HTML page of a ladder's answer (`lab.ladder.sum.answer`)."""
     sections = [
         _tiles(ladder),
         card("The ladder", _levels(ladder)),

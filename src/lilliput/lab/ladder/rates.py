@@ -11,9 +11,9 @@ from typing import Any
 from lilliput.errors import TrainingError
 from lilliput.lab.cells import failure, finished
 from lilliput.lab.grid import Cell, cells_of
-from lilliput.lab.ladder_ask import Ask
-from lilliput.lab.ladder_plan import Plan
-from lilliput.lab.ladder_studies import arm_at, write_studies
+from lilliput.lab.ladder.ask import Ask
+from lilliput.lab.ladder.plan import Plan
+from lilliput.lab.ladder.studies import arm_at, write_studies
 from lilliput.lab.study import run_study
 from lilliput.progress import warn
 from lilliput.store import Store

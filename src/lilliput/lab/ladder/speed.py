@@ -8,9 +8,9 @@ from typing import Any
 
 from lilliput import device as machine
 from lilliput.evaluate.speed import speed_of_shape
-from lilliput.lab.ladder_ask import Ask
-from lilliput.lab.ladder_plan import TITLES, Plan
-from lilliput.lab.ladder_sum import shape_key
+from lilliput.lab.ladder.ask import Ask
+from lilliput.lab.ladder.plan import TITLES, Plan
+from lilliput.lab.ladder.sum import shape_key
 from lilliput.progress import say
 from lilliput.store import locked, read_json, write_json
 

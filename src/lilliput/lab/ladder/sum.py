@@ -12,10 +12,10 @@ from typing import Any
 from lilliput.evaluate.statistics import Effect, judge
 from lilliput.lab.cells import finished
 from lilliput.lab.grid import Cell, cells_of
-from lilliput.lab.ladder_ask import Ask
-from lilliput.lab.ladder_plan import BASE, INHERITANCE, PLANNER, ROUNDS, RUNGS, TEACHER, TITLES, Arm, Plan
-from lilliput.lab.ladder_rates import at_the_edge, tried
-from lilliput.lab.ladder_studies import RUNG_DELTA, WHOLE_SHARE, command, shown_arms
+from lilliput.lab.ladder.ask import Ask
+from lilliput.lab.ladder.plan import BASE, INHERITANCE, PLANNER, ROUNDS, RUNGS, TEACHER, TITLES, Arm, Plan
+from lilliput.lab.ladder.rates import at_the_edge, tried
+from lilliput.lab.ladder.studies import RUNG_DELTA, WHOLE_SHARE, command, shown_arms
 from lilliput.lab.spec import Study
 from lilliput.plan.cost import BITS, weight_bytes
 from lilliput.plan.rules import describe, table_share
@@ -27,7 +27,7 @@ _ZERO = {"value": 0.0, "low": 0.0, "high": 0.0}
 
 @dataclass(frozen=True)
 class Facts:
-    """What a ladder's answer is made of. summary: that of its study. speeds: by shape (ladder_speed.py)."""
+    """What a ladder's answer is made of. summary: that of its study. speeds: by shape (speed.py)."""
 
     ask: Ask
     plan: Plan

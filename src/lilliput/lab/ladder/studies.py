@@ -16,8 +16,8 @@ import yaml
 
 from lilliput.lab.cells import finished
 from lilliput.lab.grid import Cell, cells_of
-from lilliput.lab.ladder_ask import Ask
-from lilliput.lab.ladder_plan import BASE, PLANNER, ROUNDS, RUNGS, TITLES, Plan
+from lilliput.lab.ladder.ask import Ask
+from lilliput.lab.ladder.plan import BASE, PLANNER, ROUNDS, RUNGS, TITLES, Plan
 from lilliput.lab.spec import Study, read_study, setting
 from lilliput.store import write_atomic
 

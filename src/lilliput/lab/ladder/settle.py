@@ -18,8 +18,8 @@ from lilliput.corpus.shards import Shards
 from lilliput.corpus.split import fingerprint
 from lilliput.errors import CorpusError
 from lilliput.lab.grid import fill_in
-from lilliput.lab.ladder_ask import Ask, bare
-from lilliput.lab.ladder_plan import (
+from lilliput.lab.ladder.ask import Ask, bare
+from lilliput.lab.ladder.plan import (
     ARCHITECTURE,
     BASE,
     COMPACT,
@@ -30,7 +30,7 @@ from lilliput.lab.ladder_plan import (
     Arm,
     Plan,
 )
-from lilliput.lab.ladder_shapes import (
+from lilliput.lab.ladder.shapes import (
     SMALLER,
     base_shape,
     best_shape,

@@ -2,7 +2,7 @@
 
     base → + compact tokenizer → + architecture → + inheritance → + several rounds      (arXiv 2402.02791, Fig. 1)
 
-A ladder is settled once (`ladder_settle`), tunes each arm's learning rate alike (`ladder_rates`), measures its arms as
+A ladder is settled once (`settle`), tunes each arm's learning rate alike (`rates`), measures its arms as
 an ordinary study, times each shape, and ends in `report.html` and `ladder.json`. Every step finds what was done before,
 so that the same command goes on, in one process or in several that share the folder.
 """
@@ -18,14 +18,14 @@ import torch
 from lilliput import device as machine
 from lilliput.errors import ConfigError
 from lilliput.evaluate.statistics import t_quantile
-from lilliput.lab.ladder_ask import Ask
-from lilliput.lab.ladder_plan import FOLDER, TEACHER, Plan, known_folder
-from lilliput.lab.ladder_rates import tune
-from lilliput.lab.ladder_settle import Settling
-from lilliput.lab.ladder_speed import measure_speeds
-from lilliput.lab.ladder_studies import unfinished, write_studies
-from lilliput.lab.ladder_sum import Facts, answer
-from lilliput.lab.ladder_work import Work, announce, open_with, pending
+from lilliput.lab.ladder.ask import Ask
+from lilliput.lab.ladder.plan import FOLDER, TEACHER, Plan, known_folder
+from lilliput.lab.ladder.rates import tune
+from lilliput.lab.ladder.settle import Settling
+from lilliput.lab.ladder.speed import measure_speeds
+from lilliput.lab.ladder.studies import unfinished, write_studies
+from lilliput.lab.ladder.sum import Facts, answer
+from lilliput.lab.ladder.work import Work, announce, open_with, pending
 from lilliput.lab.study import run_study
 from lilliput.progress import say
 from lilliput.report.ladder_page import ladder_page
@@ -39,7 +39,7 @@ _IGNORED = "# Made again where they are missing.\nheld-out-*/\ntokenizer-*/\n.lo
 
 
 def run_ladder(ask: Ask, out: Path, store: Store | None = None, *, device: str = "auto") -> dict[str, Any]:
-    """Make the ladder in the folder `out` and return its answer (`ladder_sum.answer`) with `report` and `folder`.
+    """Make the ladder in the folder `out` and return its answer (`sum.answer`) with `report` and `folder`.
 
     A finished one answers at once. Raises UserError before any work where none can be made, TrainingError where an arm
     would not train.

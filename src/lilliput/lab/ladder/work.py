@@ -10,9 +10,9 @@ import torch
 
 from lilliput import device as machine
 from lilliput.lab.grid import Cell
-from lilliput.lab.ladder_ask import Ask
-from lilliput.lab.ladder_plan import INHERITANCE, ROUNDS, RUNGS, TITLES, Plan
-from lilliput.lab.ladder_rates import tried
+from lilliput.lab.ladder.ask import Ask
+from lilliput.lab.ladder.plan import INHERITANCE, ROUNDS, RUNGS, TITLES, Plan
+from lilliput.lab.ladder.rates import tried
 from lilliput.plan.rules import counted, describe
 from lilliput.progress import count, duration, say
 from lilliput.train.derive import nominal_rate

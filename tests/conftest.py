@@ -4,7 +4,9 @@ import inspect
 import os
 import signal
 import statistics
+import sys
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,14 @@ def _speaks(monkeypatch: pytest.MonkeyPatch) -> None:
     the same process, would silence it."""
     monkeypatch.setattr(progress, "_quiet", False)
     monkeypatch.setattr(progress, "_told", set())
+
+
+@pytest.fixture
+def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Where transformers copies the classes of model directories to: a folder of the test's own."""
+    pytest.importorskip("transformers")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
+        del sys.modules[name]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lilliput.errors import ConfigError
-from lilliput.pipeline import Run, make
+from lilliput.pipeline import DecoderRun, make
 from lilliput.recipe import Recipe, load_recipe
 from lilliput.store import Store
 
@@ -82,7 +82,7 @@ def test_a_model_that_is_trained_further_keeps_its_shape(made, corpus: Path, sto
 
 
 def test_a_kill_at_the_first_write_blocks_nothing(corpus: Path, store: Store, tmp_path: Path) -> None:
-    run = Run.prepare(recipe(corpus), tmp_path, store, "cpu")
+    run = DecoderRun.prepare(recipe(corpus), tmp_path, store, "cpu")
     (tmp_path / ".run.json.abc123").write_text("{")
     (tmp_path / ".model.abc123").mkdir()
     (tmp_path / ".mine").mkdir()

@@ -11,18 +11,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
-from lilliput import device as machine
 from lilliput.corpus.documents import Documents
 from lilliput.corpus.shards import Shards
 from lilliput.distillation import distil_objective, distillation, teacher_flops
-from lilliput.errors import ConfigError
+from lilliput.encoding import EncoderRun
 from lilliput.export.hf import read_config
 from lilliput.export.weights import WEIGHTS, read_weights, write_weights
 from lilliput.inheritance import inherit_stage
@@ -31,32 +29,14 @@ from lilliput.model.decoder import Decoder
 from lilliput.model.init import initialise
 from lilliput.plan.rules import describe
 from lilliput.plan.search import derive_shape
-from lilliput.progress import configure, say
-from lilliput.recipe import Recipe, build_recipe
-from lilliput.results import FILES, Made, finish, places, score_on_the_way
-from lilliput.settle import (
-    FREE_SETTINGS,
-    check_request,
-    difference,
-    identify,
-    read_notes,
-    settle,
-    training_identity,
-)
-from lilliput.store import (
-    Stage,
-    Store,
-    canonical_hash,
-    clear_abandoned,
-    file_hash,
-    locked,
-    read_json,
-    write_atomic,
-    write_json,
-)
+from lilliput.progress import say
+from lilliput.recipe import Recipe
+from lilliput.results import Made, finish, score_on_the_way
+from lilliput.run import Run
+from lilliput.settle import read_notes, settle, training_identity
+from lilliput.store import Stage, Store, file_hash, locked, write_atomic, write_json
 from lilliput.texts import Texts, tell
 from lilliput.tokenizer.load import Tokenizer
-from lilliput.train import parallel
 from lilliput.train.config import FREE_KEYS, TrainConfig
 from lilliput.train.derive import derive, flops
 from lilliput.train.forgetting import scoring_cost
@@ -81,7 +61,8 @@ def make(recipe: Recipe, out: Path | str, store: Store | None = None, *, device:
     `torchrun` the main process returns the results and the others an empty dict. Raises UserError before any
     work where the request cannot be met.
     """
-    run = Run.prepare(recipe, Path(out), store or Store(), device)
+    kind = EncoderRun if recipe.objective == "masked" else DecoderRun
+    run = kind.prepare(recipe, Path(out), store or Store(), device)
     main = run.world.main
     with locked(run.folder / ".lock", str(run.folder)) if main else nullcontext():
         # One process looks and decides for all: files appear while the others look.
@@ -91,61 +72,8 @@ def make(recipe: Recipe, out: Path | str, store: Store | None = None, *, device:
         return run.make()
 
 
-@dataclass
-class Run:
-    """One call of `make`. asked: the recipe as given. inputs: content hashes of all it reads."""
-
-    asked: Recipe
-    inputs: dict[str, Any]
-    folder: Path
-    store: Store
-    device: torch.device
-    world: parallel.World
-
-    @classmethod
-    def prepare(cls, recipe: Recipe, out: Path, store: Store, device: str) -> Run:
-        """Check the request; nothing is written yet."""
-        chosen = machine.pick_device(device)
-        check_request(recipe)
-        if out.exists() and not out.is_dir():
-            raise ConfigError("the run directory is a file", where=str(out), mend="give another --out")
-        world = parallel.start(chosen)
-        if world.size > 1 and (recipe.inherit.distil or recipe.inherit.neurons == "learned"):
-            reason = "masks and distillation are learned in one process"
-            mend = "start it without torchrun, or `lilliput inherit` first and then from=CHILD"
-            raise ConfigError(reason, where="inherit", mend=mend)
-        if not world.main:
-            configure(quiet=True)
-        return cls(recipe, identify(recipe), out.absolute(), store, chosen, world)
-
-    def decide(self, flag: bool) -> bool:
-        """The main process's `flag`, in every process."""
-        return self.world.total([float(flag and self.world.main)], self.device)[0] > 0
-
-    def finished(self) -> dict[str, Any] | None:
-        """The results of this very run, if it has finished here; ConfigError if the folder holds another."""
-        begun = self.folder / "run.json"
-        visible = [path for path in self.folder.iterdir() if not path.name.startswith(".")]
-        if begun.exists():
-            changed = difference(read_json(begun), training_identity(self.asked, self.inputs))
-            if changed:
-                raise ConfigError(
-                    f"this folder holds a run with another {changed}",
-                    where=str(self.folder),
-                    mend="give another --out, or remove the folder",
-                )
-        elif visible:
-            raise ConfigError(
-                "this folder is not empty and holds no run", where=str(self.folder), mend="give another --out"
-            )
-        for name in FILES:
-            clear_abandoned(self.folder / name)
-        results = self.folder / "results.json"
-        if results.exists() and (found := read_json(results))["key"] == self._key():
-            say(f"finished before: {self.folder}")
-            # The folder may have been moved since.
-            return {**found, **places(self.folder)}
-        return None
+class DecoderRun(Run):
+    """A causal language model."""
 
     def make(self) -> dict[str, Any]:
         """Run every stage that is missing."""
@@ -188,9 +116,6 @@ class Run:
             shards=shards,
         )
         return finish(made, self.store, self.device)
-
-    def _key(self) -> str:
-        return canonical_hash({"asked": self.asked.to_dict(), "inputs": self.inputs})
 
     def _child(self, texts: Texts, corpus: Stage, compacted: Stage | None, shards: Shards) -> Stage | None:
         """The model carved out of a bigger one, where that is asked."""
@@ -240,14 +165,6 @@ class Run:
             write_atomic(self.folder / "recipe.yaml", f"# Settled for this run:\n{header}{text}")
         self.world.wait()
         return shape, config, notes
-
-    def _settled(self) -> Recipe:
-        """The settled recipe; what the weights do not depend on may have been asked anew."""
-        text = (self.folder / "recipe.yaml").read_text(encoding="utf-8")
-        values = yaml.safe_load(text)
-        asked = self.asked.to_dict()["train"]
-        values["train"] |= {name: asked[name] for name in FREE_SETTINGS if asked[name] is not None}
-        return build_recipe(values, where=str(self.folder / "recipe.yaml"))
 
     def _weights(
         self,
@@ -309,19 +226,3 @@ class Run:
         model = Decoder(shape)
         initialise(model, self.asked.seed)
         return model
-
-    def _stage(self, name: str, key: dict[str, Any], build: Any) -> Stage:
-        """A stage of the store; under torchrun the main process builds and the others then find it."""
-        if self.world.main:
-            stage = self.store.stage(name, key, build)
-            self.world.wait()
-            return stage
-        self.world.wait()
-        found = self.store.find(name, key)
-        if found is None:
-            raise ConfigError(
-                "the processes do not share one store",
-                where=str(self.store.root),
-                mend="set LILLIPUT_STORE to a folder that all of them see",
-            )
-        return found

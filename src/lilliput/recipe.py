@@ -12,20 +12,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from lilliput.errors import ConfigError, nearest
+from lilliput.recipe_model import ENCODERS, Settings
+from lilliput.recipe_model import MaskedSettings as MaskedSettings
+from lilliput.recipe_model import ModelSettings as ModelSettings
 from lilliput.sizes import Bytes, Compact
 from lilliput.sizes import Size as Size
 from lilliput.sizes import parse_compact as parse_compact
 from lilliput.sizes import parse_size as parse_size
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
-
-
-class SourceSpec(_Settings):
+class SourceSpec(Settings):
     """One source of text."""
 
     source: str = Field(min_length=1, description="a file, glob or folder, `hf:NAME[:split]` or `builtin:python`")
@@ -33,7 +32,7 @@ class SourceSpec(_Settings):
     field: str = Field("text", description="the JSONL or Parquet field that holds the text")
 
 
-class TokenizerSettings(_Settings):
+class TokenizerSettings(Settings):
     """The tokenizer: trained on the corpus, or an existing one, which may be cut down."""
 
     source: str | None = Field(None, alias="from", description="use this tokenizer: a file or a model directory")
@@ -43,7 +42,7 @@ class TokenizerSettings(_Settings):
     special: list[str] = Field([], description="tiktoken files: names of the special tokens")
 
 
-class Budget(_Settings):
+class Budget(Settings):
     """What the device allows."""
 
     params: Size | None = Field(None, ge=20_000, le=20_000_000_000, description="ceiling on stored parameters, e.g. 8M")
@@ -58,35 +57,7 @@ class Budget(_Settings):
         return self
 
 
-class ModelSettings(_Settings):
-    """The shape; each dimension left out follows from the budget."""
-
-    family: Literal["llama", "pangu"] = Field("llama", description="the block: `llama`, or `pangu` (PanGu-π)")
-    shortcut: int | None = Field(None, ge=0, le=4096, description="`pangu`: bottleneck of the shortcut, 0 for none")
-    series: int | None = Field(None, ge=1, le=2, description="`pangu`: terms of the activation, 1 for the plain one")
-    depth: int | None = Field(None, ge=1, le=512, description="layers")
-    width: int | None = Field(None, ge=8, le=65_536, description="hidden size")
-    heads: int | None = Field(None, ge=1, le=1024, description="attention heads")
-    kv_heads: int | None = Field(None, ge=1, le=1024, description="key/value heads; divides heads")
-    head_dim: int | None = Field(None, ge=2, le=1024, description="channels a head; even")
-    expansion: float | None = Field(None, gt=0, le=32, description="FFN width over hidden size")
-    ffn: int | None = Field(None, ge=1, le=1_048_576, description="FFN width, in place of `expansion`")
-    tied: bool | None = Field(None, description="share embedding and head")
-    context: Size | None = Field(None, ge=8, le=1_048_576, description="positions the model sees")
-    init: Literal["constant", "gpt2", "gpt2-residual", "internlm", "depth", "fan-in"] = Field(
-        "fan-in", description="initialisation"
-    )
-    biases: bool = Field(False, description="biases in the attention projections")
-    rope_theta: float = Field(10_000.0, gt=1, description="base of the rotary embedding")
-
-    @model_validator(mode="after")
-    def _one_ffn(self) -> ModelSettings:
-        if self.ffn is not None and self.expansion is not None:
-            raise ValueError("ffn and expansion say the same twice: give one of them")
-        return self
-
-
-class MaskLearning(_Settings):
+class MaskLearning(Settings):
     """`neurons: learned`: how the masks are trained (docs/inherit.md)."""
 
     tokens: Size | None = Field(None, gt=0, description="text to learn them on; none: 400 steps")
@@ -96,7 +67,7 @@ class MaskLearning(_Settings):
     weight_lr: float = Field(1e-4, gt=0, le=1, description="learning rate of the teacher's weights meanwhile")
 
 
-class InheritSettings(_Settings):
+class InheritSettings(Settings):
     """Start from parts of a bigger model, in the shape that `model` and `budget.params` ask for."""
 
     teacher: str | None = Field(None, description="the bigger model: a model directory, or a llama2.c checkpoint")
@@ -120,7 +91,7 @@ class InheritSettings(_Settings):
     top: int | None = Field(None, ge=1, le=65_536, description="its best answers kept on disk, so many; none: ask live")
 
 
-class RateLaw(_Settings):
+class RateLaw(Settings):
     """The peak rate by the batch: lr = (batch / batch_tokens)^power · lr (PanGu-π Pro §4.1, Figs 7 and 8)."""
 
     lr: float | None = Field(None, gt=0, le=1, description="in place of `train.lr`: the peak at `batch_tokens`")
@@ -136,7 +107,7 @@ class RateLaw(_Settings):
         return self
 
 
-class TrainSettings(_Settings):
+class TrainSettings(Settings):
     """How it is trained; what is left out follows from shape and budget (docs/train.md)."""
 
     tokens: Size | None = Field(None, gt=0, description="horizon in tokens (positions of the core)")
@@ -171,7 +142,7 @@ class TrainSettings(_Settings):
         return self
 
 
-class RoundSettings(_Settings):
+class RoundSettings(Settings):
     """Several rounds: what the first one read is read again, chosen by its loss (docs/train.md)."""
 
     count: int = Field(1, ge=1, le=64, description="rounds of training; 1: the text is read on, nothing again")
@@ -184,7 +155,7 @@ class RoundSettings(_Settings):
     unit: Literal["batch", "sequence"] = Field("batch", description="what is drawn: whole batches, or windows")
 
 
-class EvaluateSettings(_Settings):
+class EvaluateSettings(Settings):
     """What is measured at the end and on the way."""
 
     text: list[str] = Field([], description="score these files instead of the held-out part of the corpus")
@@ -200,7 +171,7 @@ def _as_sources(value: object) -> object:
     return [{"source": item} if isinstance(item, str) else item for item in items]
 
 
-class Recipe(_Settings):
+class Recipe(Settings):
     """What one run is asked to do."""
 
     name: str = Field("custom", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="names the run")
@@ -212,11 +183,33 @@ class Recipe(_Settings):
     tokenizer: TokenizerSettings = TokenizerSettings()
     budget: Budget = Budget()
     model: ModelSettings = ModelSettings()
-    objective: Literal["causal"] = Field("causal", description="what is learned")
+    objective: Literal["causal", "masked"] = Field(
+        "causal", description="what is learned: `masked` makes an encoder (docs/encoders.md)"
+    )
+    masked: MaskedSettings = MaskedSettings()
     train: TrainSettings = TrainSettings()
     rounds: RoundSettings = RoundSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     seed: int = Field(0, ge=0, lt=2**31, description="decides initialisation and data order")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _encoders_are_bert(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("objective") == "masked":
+            model = values.get("model", {})
+            if isinstance(model, dict):
+                return {**values, "model": {"family": "bert", **model}}
+        return values
+
+    @model_validator(mode="after")
+    def _family_fits_objective(self) -> Recipe:
+        masked = self.objective == "masked"
+        if masked != (self.model.family == "bert"):
+            raise ValueError("objective masked goes with model.family bert, and each with no other")
+        asked = [name for name in ENCODERS if getattr(self.model, name) is not None]
+        if not masked and (asked or self.masked != MaskedSettings()):
+            raise ValueError(f"{f'model.{asked[0]}' if asked else 'masked'} is for objective=masked")
+        return self
 
     @model_validator(mode="after")
     def _inherit_needs_a_teacher(self) -> Recipe:
@@ -234,8 +227,8 @@ class Recipe(_Settings):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values under the names people write; how to inherit only where there is a teacher, rounds, a law of the
-        rate and tasks that judge layers only where they are asked for: a run without them is the run it was before
-        there were any."""
+        rate, tasks that judge layers and what is for encoders only where they are asked for: a run without them is the
+        run it was before there were any."""
         values = self.model_dump(by_alias=True)
         if self.inherit.teacher is None:
             del values["inherit"]
@@ -247,6 +240,10 @@ class Recipe(_Settings):
             del values["rounds"]
         if self.train.lr_law.lr is None:
             del values["train"]["lr_law"]
+        if self.objective == "causal":
+            del values["masked"]
+            for name in ENCODERS:
+                del values["model"][name]
         return values
 
     def to_yaml(self) -> str:

@@ -167,7 +167,13 @@ def settle(recipe: Recipe, shape: ModelConfig, config: TrainConfig) -> str:
             "context": shape.context,
         }
     values["train"].pop("lr_law", None)
-    values["train"] |= {
+    values["train"] |= training_values(config)
+    return build_recipe(values, where="recipe.yaml").to_yaml()
+
+
+def training_values(config: TrainConfig) -> dict[str, Any]:
+    """The keys of `train` in a settled recipe, the same for every objective."""
+    return {
         "tokens": config.tokens,
         "bytes": None,
         "epochs": None,
@@ -182,7 +188,6 @@ def settle(recipe: Recipe, shape: ModelConfig, config: TrainConfig) -> str:
         "save_every": config.save_every,
         "eval_every": config.eval_every,
     }
-    return build_recipe(values, where="recipe.yaml").to_yaml()
 
 
 def read_notes(file: Path) -> list[str]:

@@ -18,13 +18,13 @@ from lilliput import device
 from lilliput.store import default_root
 
 # Where a package is imported under another name than it is installed by.
-_IMPORTED_AS = {"pyyaml": "yaml"}
+_IMPORTED_AS = {"pyyaml": "yaml", "scikit-learn": "sklearn"}
 # What each extra of pyproject.toml adds, for people.
 _ADDS = {
     "hf": "data sets of the Hugging Face hub",
     "data": "Parquet and .zst files",
     "tokenizers": "SentencePiece models, and faster encoding by tiktoken",
-    "lab": "verdicts of studies",
+    "lab": "verdicts of studies, the baseline of classify",
     "log": "TensorBoard",
 }
 _LITTLE_DISK = 5e9

@@ -15,6 +15,8 @@ import typer
 
 from lilliput import __version__
 from lilliput.cli.chat import chat
+from lilliput.cli.classify import classify
+from lilliput.cli.committee import committee
 from lilliput.cli.compact import tokenizer_compact
 from lilliput.cli.compare import tokenizer_compare
 from lilliput.cli.doctor import doctor
@@ -24,6 +26,7 @@ from lilliput.cli.inherit import inherit
 from lilliput.cli.ladder import ladder
 from lilliput.cli.make import make
 from lilliput.cli.outcome import Answer, Failure, finish, guarded, stdout_for_answer
+from lilliput.cli.overlap import overlap
 from lilliput.cli.plan import plan
 from lilliput.cli.speed import speed
 from lilliput.cli.study import study_compare, study_list, study_run, study_show, study_status
@@ -44,7 +47,9 @@ app = typer.Typer(
 tokenizer = typer.Typer(help="Tokenizers: learn, count, cut down, compare.", **_PLAIN)
 study = typer.Typer(help="Compare arms × seeds of a recipe, with intervals and a verdict.", **_PLAIN)
 
-_VERBS: tuple[Callable[..., Answer], ...] = (make, ladder, plan, inherit, generate, chat, evaluate, speed, doctor)
+_VERBS: tuple[Callable[..., Answer], ...] = (
+    make, ladder, plan, inherit, generate, chat, evaluate, classify, committee, overlap, speed, doctor,
+)  # fmt: skip
 _STUDY_VERBS: dict[str, Callable[..., Answer]] = {
     "list": study_list,
     "run": study_run,

@@ -56,7 +56,9 @@ def make(
     if not made:
         # Under torchrun the main process alone has an answer.
         return Answer(None, None)
-    return Answer({name: made[name] for name in _ANSWER}, closing(made))
+    masked = recipe.objective == "masked"
+    names = (*_ANSWER, "masked_loss", "guesses") if masked else _ANSWER
+    return Answer({name: made[name] for name in names}, closing_masked(made) if masked else closing(made))
 
 
 def split_words(words: list[str]) -> tuple[str, list[str]]:
@@ -110,6 +112,27 @@ def closing(made: dict[str, Any]) -> str:
         f"  lilliput chat {model}",
         f"  lilliput evaluate {model} --text FILE",
     ]
+    return "\n".join(lines)
+
+
+def closing_masked(made: dict[str, Any]) -> str:
+    """The same for an encoder."""
+    held, model = made["held_out"], shlex.quote(_short(made["model"]))
+    interval = "" if held["low"] is None else f"  (95 % interval {held['low']:.4f} to {held['high']:.4f})"
+    rows = [
+        ("model", _short(made["model"])),
+        ("parameters", f"{made['parameters']:,}"),
+        ("report", _short(made["report"])),
+        ("", ""),
+        ("masked loss", f"{held['value']:.4f} nats a masked token{interval}"),
+        ("guessed right", f"{held['accuracy']:.1%} of {held['masked']:,} masked tokens"),
+    ]
+    lines = ["", *(f"{name:<15}{value}".rstrip() for name, value in rows)]
+    for one in made["guesses"][:3]:
+        best = ", ".join(f"{guess['piece']} {guess['probability']:.0%}" for guess in one["guesses"][:4])
+        text = textwrap.shorten(f"{one['before'][-40:]} [{one['hidden']}] {one['after'][:40]}", 96)
+        lines += ["", f"  | {text}", f"    {best}"]
+    lines += ["", "Next:", f"  lilliput classify {model} --train FILE --test FILE"]
     return "\n".join(lines)
 
 

@@ -73,11 +73,14 @@ def start(name: str, shape: tuple[int, ...], config: ModelConfig, seed: int) -> 
         return torch.zeros(shape)
     if len(shape) != 2:
         return torch.ones(shape)
+    return drawn(name, shape, seed).mul_(sigma(name, shape, config.init, config.depth))
+
+
+def drawn(name: str, shape: tuple[int, ...], seed: int) -> Tensor:
+    """Standard normal numbers that depend on the seed and the tensor's name alone, fp32."""
     key = hashlib.sha256(f"{seed}/{name}".encode()).digest()[:16]
     stream = np.random.Generator(np.random.Philox(key=int.from_bytes(key, "little")))
-    values = stream.standard_normal(shape, dtype=np.float32)
-    values *= sigma(name, shape, config.init, config.depth)
-    return torch.from_numpy(values)
+    return torch.from_numpy(stream.standard_normal(shape, dtype=np.float32))
 
 
 def initialise(model: Decoder, seed: int) -> None:

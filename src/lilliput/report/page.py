@@ -30,7 +30,7 @@ def run_page(results: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -
         rounds_cards(results),
         card("What it writes", _samples(results)),
         card("Use it", _use(results)),
-        _details(results),
+        details(results),
     ]
     return html_page(name, _subtitle(results), sections)
 
@@ -168,7 +168,8 @@ _SECTIONS = (
 )
 
 
-def _details(results: Mapping[str, Any]) -> str:
+def details(results: Mapping[str, Any]) -> str:
+    """What was derived, measured and asked, as lists and tables."""
     cards = []
     notes = results.get("notes") or []
     if notes:

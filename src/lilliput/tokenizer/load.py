@@ -30,12 +30,20 @@ class Tokenizer:
 
     backend: the `tokenizers.Tokenizer`. bos_id, eos_id: begin and end of a document (may be the same).
     vocab_size: one more than the highest number. hash: of everything that decides `encode` and the specials;
-    shards are tied to it. chat_template: a Jinja template where the tokenizer came with one.
+    shards are tied to it. chat_template: a Jinja template where the tokenizer came with one. config: what the files
+    beside it declare. saved: further keys of the `tokenizer_config.json` that `save` writes.
     """
 
-    def __init__(self, backend: Backend, bos_id: int, eos_id: int, config: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        bos_id: int,
+        eos_id: int,
+        config: dict[str, Any] | None = None,
+        saved: dict[str, Any] | None = None,
+    ) -> None:
         self.backend, self.bos_id, self.eos_id = backend, bos_id, eos_id
-        self._config = config or {}
+        self._config, self._saved = config or {}, saved or {}
         # Text is text: a string that looks like a special token is encoded like any other.
         backend.encode_special_tokens = True
         backend.no_truncation()
@@ -52,6 +60,16 @@ class Tokenizer:
         """The chat template the tokenizer came with, or None."""
         template = self._config.get("chat_template")
         return template if isinstance(template, str) else None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the files beside the tokenizer declare."""
+        return dict(self._config)
+
+    @property
+    def special_ids(self) -> set[int]:
+        """The numbers of all tokens that are declared as special."""
+        return {int(token["id"]) for token in self._definition["added_tokens"] if token["special"]}
 
     def encode(self, text: str) -> list[int]:
         """The text's token numbers, without special tokens. Raises TokenizerError for lone surrogates."""
@@ -92,6 +110,7 @@ class Tokenizer:
             # Without this, version 4 of transformers also gives token types, which a decoder refuses.
             "model_input_names": ["input_ids", "attention_mask"],
             **{name: self._config[name] for name in _KEPT_CONFIG if self._config.get(name) is not None},
+            **self._saved,
         }
         if model_max_length is not None:
             config["model_max_length"] = model_max_length

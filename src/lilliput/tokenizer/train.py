@@ -51,7 +51,7 @@ def train_tokenizer(
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    backend.train_from_iterator(_feed(sample), trainer)
+    backend.train_from_iterator(feed(sample), trainer)
     number = backend.get_vocab()[END_OF_TEXT]
     tokenizer = Tokenizer(backend, number, number)
     if tokenizer.vocab_size < vocab_size:
@@ -60,7 +60,8 @@ def train_tokenizer(
     return tokenizer
 
 
-def _feed(sample: Sample) -> Iterator[str]:
+def feed(sample: Sample) -> Iterator[str]:
+    """The sample as the trainers take it, with progress."""
     done = 0
     with Progress("learning pieces", sample.bytes, "B") as progress:
         for fragment in sample.fragments:

@@ -88,11 +88,14 @@ def horizon(train: TrainSettings, parameters: int, tokens_per_epoch: int, bytes_
 
 def micro_limit(model: ModelConfig, device: torch.device, precision: str) -> int:
     """Windows whose activations fit: in 1 GiB or an eighth of memory on a CPU, in half of a GPU's memory."""
+    return max(1, int(activation_room(device) / (activation_bytes(model, precision) * model.context)))
+
+
+def activation_room(device: torch.device) -> float:
+    """Bytes that the layers' activations may take."""
     if device.type == "cuda":
-        room = torch.cuda.get_device_properties(device).total_memory // 2
-    else:
-        room = min(CPU_ACTIVATIONS, (total_memory() or 8 << 30) // 8)
-    return max(1, int(FILLED * room / (activation_bytes(model, precision) * model.context)))
+        return FILLED * (torch.cuda.get_device_properties(device).total_memory // 2)
+    return FILLED * min(CPU_ACTIVATIONS, (total_memory() or 8 << 30) // 8)
 
 
 def nominal_rate(model: ModelConfig, device: torch.device) -> float:
@@ -101,11 +104,15 @@ def nominal_rate(model: ModelConfig, device: torch.device) -> float:
     return full * min(1.0, model.width / width)
 
 
-class _Notes(list[str]):
+class Notes(list[str]):
+    """One printable line for each settled value."""
+
     def derived(self, name: str, value: object, why: str) -> None:
+        """A value that follows from others."""
         self.append(f"{name} = {value}: {why}")
 
     def given(self, name: str, value: object) -> None:
+        """A value that a person set."""
         self.append(f"{name} = {value}: set")
 
 
@@ -131,9 +138,9 @@ def derive(
             where="model.context",
             mend="give more text or a smaller model.context",
         )
-    notes = _Notes()
+    notes = Notes()
     gpu = device.type == "cuda"
-    precision = _precision(train, gpu, notes)
+    precision = precision_of(train, gpu, notes)
     length = horizon(train, model.parameters(), tokens_per_epoch, bytes_per_epoch)
     cost = flops(model, length.tokens)
     batch, micro = _batch(train, model, length, cost, micro_limit(model, device, precision), notes)
@@ -144,11 +151,11 @@ def derive(
     fresh = tokens if divided is None or not divided.replays else divided.ends(steps)[0] * batch * model.context
     notes.extend(_epoch_notes(tokens, fresh, tokens_per_epoch, bytes_per_epoch))
     lr = _rate(train, model, length.tokens, before, batch * model.context, notes)
-    warmup = _warmup(train, steps, notes)
-    beta2 = _beta2(train, batch * model.context, notes)
+    warmup = warmup_of(train, steps, notes)
+    beta2 = beta2_of(train, batch * model.context, notes)
     seconds = cost / nominal_rate(model, device)
-    save_every, eval_every = _intervals(train, seconds, steps, notes)
-    workers = _value("threads", train.threads, threads(), "the cores of this machine, or OMP_NUM_THREADS", notes)
+    save_every, eval_every = intervals_of(train, seconds, steps, notes)
+    workers = value_of("threads", train.threads, threads(), "the cores of this machine, or OMP_NUM_THREADS", notes)
     config = TrainConfig(
         steps=steps,
         batch_sequences=batch,
@@ -176,7 +183,7 @@ def derive(
     return config, list(notes)
 
 
-def _value(name: str, given: int | None, derived: int, why: str, notes: _Notes) -> int:
+def value_of(name: str, given: int | None, derived: int, why: str, notes: Notes) -> int:
     """The value given, else the derived one; either way noted."""
     if given is not None:
         notes.given(name, given)
@@ -185,7 +192,8 @@ def _value(name: str, given: int | None, derived: int, why: str, notes: _Notes) 
     return derived
 
 
-def _precision(train: TrainSettings, gpu: bool, notes: _Notes) -> str:
+def precision_of(train: TrainSettings, gpu: bool, notes: Notes) -> str:
+    """fp32 or bf16."""
     if train.precision != "auto":
         notes.given("precision", train.precision)
         return train.precision
@@ -195,7 +203,7 @@ def _precision(train: TrainSettings, gpu: bool, notes: _Notes) -> str:
 
 
 def _batch(
-    train: TrainSettings, model: ModelConfig, length: Horizon, cost: float, limit: int, notes: _Notes
+    train: TrainSettings, model: ModelConfig, length: Horizon, cost: float, limit: int, notes: Notes
 ) -> tuple[int, int]:
     """(windows in the global batch, windows in a micro batch)."""
     context = model.context
@@ -238,7 +246,7 @@ def _rounds(
     tokens_per_epoch: int,
     seed: int,
     device: torch.device,
-    notes: _Notes,
+    notes: Notes,
 ) -> Rounds | None:
     """The rounds asked for, and what they read; None for one."""
     if asked is None or asked.count == 1:
@@ -261,7 +269,7 @@ def _rounds(
 
 
 def _rate(
-    train: TrainSettings, model: ModelConfig, tokens: float, before: Trained | None, batch_tokens: int, notes: _Notes
+    train: TrainSettings, model: ModelConfig, tokens: float, before: Trained | None, batch_tokens: int, notes: Notes
 ) -> float:
     if train.lr is not None:
         notes.given("lr", f"{train.lr:.3g}")
@@ -286,7 +294,8 @@ def _rate(
     return lr
 
 
-def _warmup(train: TrainSettings, steps: int, notes: _Notes) -> int:
+def warmup_of(train: TrainSettings, steps: int, notes: Notes) -> int:
+    """Steps of warm-up."""
     if train.warmup is not None:
         if train.warmup > steps:
             raise ConfigError(
@@ -301,7 +310,8 @@ def _warmup(train: TrainSettings, steps: int, notes: _Notes) -> int:
     return warmup
 
 
-def _beta2(train: TrainSettings, batch_tokens: int, notes: _Notes) -> float:
+def beta2_of(train: TrainSettings, batch_tokens: int, notes: Notes) -> float:
+    """AdamW's second decay."""
     if train.beta2 is not None:
         notes.given("β2", train.beta2)
         return train.beta2
@@ -310,7 +320,7 @@ def _beta2(train: TrainSettings, batch_tokens: int, notes: _Notes) -> float:
     return beta2
 
 
-def _compile(train: TrainSettings, seconds: float, gpu: bool, notes: _Notes) -> bool:
+def _compile(train: TrainSettings, seconds: float, gpu: bool, notes: Notes) -> bool:
     found = compiler() is not None
     if train.compile != "auto":
         if train.compile and not gpu and not found:
@@ -331,13 +341,13 @@ def _compile(train: TrainSettings, seconds: float, gpu: bool, notes: _Notes) -> 
     return taken
 
 
-def _intervals(train: TrainSettings, seconds: float, steps: int, notes: _Notes) -> tuple[int, int]:
+def intervals_of(train: TrainSettings, seconds: float, steps: int, notes: Notes) -> tuple[int, int]:
     """(steps between saves, steps between evaluations). seconds: the run's length at the nominal rate."""
     every = max(1, min(steps, round(SAVE_SECONDS * steps / seconds)))
     why = f"{SAVE_SECONDS} s of work at the nominal rate"
-    save_every = _value("save every", train.save_every, every, why, notes)
+    save_every = value_of("save every", train.save_every, every, why, notes)
     often = max(1, math.ceil(steps / EVALUATIONS))
-    eval_every = _value("evaluate every", train.eval_every, often, f"{EVALUATIONS} times in the run", notes)
+    eval_every = value_of("evaluate every", train.eval_every, often, f"{EVALUATIONS} times in the run", notes)
     return save_every, eval_every
 
 

@@ -54,9 +54,14 @@ class World:
         return summed
 
 
+def asked() -> int:
+    """How many processes `torchrun` started; 1 where it did not."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def start(device: torch.device) -> World:
     """Join the processes that `torchrun` started (gloo on a CPU, nccl on GPUs); alone where it did not."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = asked()
     if size == 1:
         return World()
     if not dist.is_initialized():

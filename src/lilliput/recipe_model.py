@@ -1,0 +1,58 @@
+"""What a recipe says of the model: its shape, and what an encoder has besides."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lilliput.sizes import Size
+
+# Keys of `model` that encoders alone have.
+ENCODERS = ("dropout", "conv", "channels")
+
+
+class Settings(BaseModel):
+    """A part of a recipe."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
+
+
+class ModelSettings(Settings):
+    """The shape; each dimension left out follows from the budget."""
+
+    family: Literal["llama", "pangu", "bert"] = Field(
+        "llama", description="the block: `llama`, `pangu` (PanGu-π), or for `objective: masked` always `bert`"
+    )
+    shortcut: int | None = Field(None, ge=0, le=4096, description="`pangu`: bottleneck of the shortcut, 0 for none")
+    series: int | None = Field(None, ge=1, le=2, description="`pangu`: terms of the activation, 1 for the plain one")
+    depth: int | None = Field(None, ge=1, le=512, description="layers")
+    width: int | None = Field(None, ge=8, le=65_536, description="hidden size")
+    heads: int | None = Field(None, ge=1, le=1024, description="attention heads")
+    kv_heads: int | None = Field(None, ge=1, le=1024, description="key/value heads; divides heads")
+    head_dim: int | None = Field(None, ge=2, le=1024, description="channels a head; even")
+    expansion: float | None = Field(None, gt=0, le=32, description="FFN width over hidden size")
+    ffn: int | None = Field(None, ge=1, le=1_048_576, description="FFN width, in place of `expansion`")
+    tied: bool | None = Field(None, description="share embedding and head")
+    context: Size | None = Field(None, ge=8, le=1_048_576, description="positions the model sees")
+    init: Literal["constant", "gpt2", "gpt2-residual", "internlm", "depth", "fan-in"] = Field(
+        "fan-in", description="initialisation"
+    )
+    biases: bool = Field(False, description="biases in the attention projections")
+    rope_theta: float = Field(10_000.0, gt=1, description="base of the rotary embedding")
+    dropout: float | None = Field(None, ge=0, lt=1, description="`bert`: dropout; none: 0.1")
+    conv: int | None = Field(None, ge=0, le=16, description="`bert`: layers of a convolutional front end, 0 for none")
+    channels: int | None = Field(None, ge=1, le=1024, description="`bert`: channels of that front end; none: 64")
+
+    @model_validator(mode="after")
+    def _one_ffn(self) -> ModelSettings:
+        if self.ffn is not None and self.expansion is not None:
+            raise ValueError("ffn and expansion say the same twice: give one of them")
+        return self
+
+
+class MaskedSettings(Settings):
+    """`objective: masked`: what is hidden, and which windows are read (docs/encoders.md)."""
+
+    rate: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are predicted")
+    first: bool = Field(False, description="of each document read the first window alone, as the TLM paper does")

@@ -13,7 +13,7 @@ from mask_support import hooked, smaller
 from neuron_support import SHAPES, decoder, ids
 from torch.testing import assert_close
 
-from lilliput.errors import ModelError
+from lilliput.errors import ModelError, UserError
 from lilliput.inherit import concrete
 from lilliput.inherit.fold import Gates, fold, kept_of
 from lilliput.inherit.lagrangian import Masking, penalty, sparsity_wanted
@@ -241,7 +241,7 @@ def test_targets_that_cannot_be_are_refused_by_name(changes: dict[str, object], 
 @pytest.mark.parametrize("layers", [(0, 1, 2), (0,), (1, 0), (0, 3), (0, 0), ()])
 def test_layers_that_cannot_be_are_refused(layers: tuple[int, ...]) -> None:
     teacher = decoder(depth=3)
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(UserError) as caught:
         check_target(teacher.config, replace(teacher.config, depth=2), layers)
     assert caught.value.where == "layers"
     assert caught.value.mend

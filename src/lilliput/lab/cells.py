@@ -214,9 +214,10 @@ def _record(
 
 
 def _rounds(told: dict[str, Any]) -> dict[str, Any]:
-    """What rounds did, without the texts that were drawn: those are of the person's corpus."""
-    drawn = {name: value for name, value in told["drawn"].items() if name != "most"}
-    return {**told, "drawn": drawn}
+    """What rounds did, without the texts that were drawn: those are of the person's corpus. Nothing is drawn where
+    every round reads new text."""
+    drawn = told["drawn"]
+    return {**told, "drawn": drawn and {name: value for name, value in drawn.items() if name != "most"}}
 
 
 def _curve(rows: list[dict[str, Any]], name: str) -> list[list[float]]:

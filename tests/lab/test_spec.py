@@ -131,6 +131,10 @@ def test_hash_depends_on_what_is_measured_and_not_on_the_machine(
     assert filled.corpus[0].source == "/data/a.txt"
     assert filled.evaluate.text == ["/data/d"]
     assert cells_of(study)[0].hash == cell.hash
+    judged = ["inherit.teacher=$LILLIPUT_TEXT/m", "inherit.layers=importance=mine", "inherit.data=$LILLIPUT_TEXT/tasks"]
+    for settings, data in ((judged[:1], None), (judged, "/data/tasks")):
+        filled = fill_in(cells_of(read_study(write(tmp_path, settings=settings)))[0].recipe, "study mine")
+        assert (filled.inherit.teacher, filled.inherit.data) == ("/data/m", data)
 
 
 def test_keys_that_a_later_recipe_adds_change_no_hash(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def _holders(values: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
     found = [(values, "from"), (values["tokenizer"], "from")]
     if "inherit" in values:
         found += [(values["inherit"], key) for key in ("teacher", "tokenizer", "data")]
-    return [(holder, key) for holder, key in found if holder[key] is not None]
+    return [(holder, key) for holder, key in found if holder.get(key) is not None]
 
 
 def _paths(values: dict[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from lilliput.lab.ladder.ask import read_ask
         ("train.token=3M", "did you mean train.tokens?"),
         ("corpus=gone.txt", "gone.txt"),
         ("--task blimp", "--data DIR"),
+        ("--task blimpp --data .", "blimp"),
         ("budget.params=25k", "budget.params"),
     ],
 )
@@ -42,6 +43,10 @@ def test_a_ladder_has_a_folder_of_its_own() -> None:
     other = default_folder(read_ask("demo", ["train.tokens=1M"]))
     assert other.name.startswith("ladder-demo-")
     assert other != default_folder(read_ask("demo", ["train.tokens=2M"]))
+    # Other rates or another teacher make another ladder, so it has another folder.
+    for options in ({"rates": (0.5, 1.0, 2.0)}, {"teacher_size": 2.0}):
+        assert default_folder(read_ask("demo", [], **options)).name.startswith("ladder-demo-")
+    assert default_folder(read_ask("demo", [], rates=(1.0,), seeds=2)) == Path("runs/ladder-demo")
     # More seeds go on in the same folder.
     one, three = (default_folder(read_ask("tiny", ["seed=1"], seeds=seeds)) for seeds in (1, 3))
     assert one == three

@@ -114,6 +114,10 @@ def test_rates_are_tuned_alike_on_text_that_judges_nothing(ladder: dict[str, Any
         assert rung["lr_share"] == best
         cell = _cells(ladder)[f"{rung['arm']}-seed0"]
         assert cell["cost"]["config"]["lr"] == pytest.approx(rung["lr"], rel=1e-5)
+    # The trial at the rate that is taken is the arm's first seed, and counted there.
+    taken = {(rung["arm"], rung["lr_share"]) for rung in ladder["rungs"]}
+    others = [row for row in ladder["rates"] if (row["arm"], row["share"]) not in taken]
+    assert ladder["cost"]["learning rates"]["flops"] == pytest.approx(sum(row["flops"] for row in others))
     chosen, judged = (_cells(ladder, folder)[name] for folder, name in
                       (("rates/cells", "base_x2-seed0"), ("cells", "base-seed0")))  # fmt: skip
     assert chosen["documents"]["text_hash"] != judged["documents"]["text_hash"]

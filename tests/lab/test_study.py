@@ -200,6 +200,15 @@ def test_what_cannot_run_is_refused_before_any_work(
     assert not (tmp_path / "s").exists()
 
 
+def test_processes_of_torchrun_are_refused(
+    write_study: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="one process"):
+        run_study(write_study(), results=tmp_path / "r", store=Store(tmp_path / "s"))
+    assert not (tmp_path / "r").exists()
+
+
 def test_no_time_no_cell(write_study: Write, tmp_path: Path) -> None:
     summary = run_study(write_study(), results=tmp_path / "r", store=Store(tmp_path / "s"), hours=0)
     assert summary["measured"] == []

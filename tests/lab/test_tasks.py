@@ -180,7 +180,7 @@ def test_any_runs_side_by_side(write_study: Write, shared_store: Store, data: Pa
     folder = next(path for path in (shared_store.root / "cells").iterdir() if (path / "results.json").exists())
     alone = compare_runs([cells[2], cells[3]])
     assert (alone["repeated"], alone["arms"][1]["gain"]["se_seed"]) == (False, None)
-    assert "Each run stands for itself" in in_words(alone)
+    assert "The intervals cover the text and the items alone" in in_words(alone)
     asked = compare_runs([cells[0], folder / "model"], tasks=["mine"], data=data, store=shared_store)
     assert asked["tasks"][0]["items"] == 50
     for paths, message in (([cells[0]], "one run"), ([cells[0], data], "no finished run"), ([folder] * 2, "twice")):

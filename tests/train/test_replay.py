@@ -164,6 +164,19 @@ def test_it_saves_before_it_scores(tmp_path: Path) -> None:
     assert len(read_scores(scores_file(tmp_path / "rounds", 1)).losses) == 8
 
 
+def test_a_run_killed_after_its_last_step_counts_its_epochs_alike(tmp_path: Path) -> None:
+    config = replace(asked(), eval_every=STEPS)
+    whole = train(model(), stream(), config, tmp_path / "whole", device=CPU, evaluator=lambda _: {})
+
+    def dies(_: torch.nn.Module) -> dict[str, float]:
+        raise ConnectionError("the drive is gone")
+
+    with pytest.raises(ConnectionError):
+        train(model(), stream(), config, tmp_path / "cut", device=CPU, evaluator=dies)
+    again = train(model(), stream(), config, tmp_path / "cut", device=CPU, evaluator=lambda _: {})
+    assert again.epochs == whole.epochs == pytest.approx(STEPS * BATCH / 124)
+
+
 def test_scores_of_other_weights_are_not_taken(tmp_path: Path) -> None:
     config = asked()
     whole, _ = trained(tmp_path / "whole", config)

@@ -64,7 +64,7 @@ def ladder(
         seeds=seeds,
         teacher_size=teacher_size,
         teacher_bytes=teacher_bytes,
-        tasks=tuple(task or ()),
+        tasks=tuple(dict.fromkeys(task or ())),
         data=data,
     )
     found = run_ladder(ask, out or default_folder(ask), device=device)
@@ -85,13 +85,19 @@ def _rates(given: str | None) -> tuple[float, ...] | None:
 
 
 def default_folder(ask: Ask) -> Path:
-    """`runs/ladder-NAME` for a recipe as it ships, `runs/ladder-NAME-1a2b3c4d` where words change it."""
+    """`runs/ladder-NAME` for a recipe as it ships, `runs/ladder-NAME-1a2b3c4d` where words or options make it another
+    ladder."""
+    from lilliput.lab.ladder.ask import read_ask
     from lilliput.store import canonical_hash
 
-    plain = Path("runs", f"ladder-{ask.recipe.name}")
-    if len(ask.words) < 2 and ask.recipe.name == ask.words[0]:
+    def decisive(one: Ask) -> dict[str, Any]:
+        teacher = [one.teacher_size, one.teacher_bytes]
+        return {"recipe": one.recipe.to_dict(), "rates": one.rates, "teacher": teacher}
+
+    plain, asked = Path("runs", f"ladder-{ask.recipe.name}"), decisive(ask)
+    alone = len(ask.words) < 2 and ask.recipe.name == ask.words[0]
+    if alone and asked == decisive(read_ask(ask.words[0], [])):
         return plain
-    asked = {"recipe": ask.recipe.to_dict(), "rates": ask.rates, "teacher": [ask.teacher_size, ask.teacher_bytes]}
     return plain.with_name(f"{plain.name}-{canonical_hash(asked)[:8]}")
 
 

@@ -90,7 +90,8 @@ def compare_runs(
         "text": texts,
         "arms": rows,
         "tasks": task_rows(common, list(arms), base, found, by_metric),
-        "repeated": any(len(own) > 1 for own in arms.values()),
+        # Whether the runs tell how much another seed changes.
+        "repeated": any(compared.variance.dof for compared in by_metric.values()),
     }
 
 
@@ -214,5 +215,6 @@ def in_words(found: Mapping[str, Any]) -> str:
     if found["tasks"]:
         parts.append(task_tables(found["tasks"], base))
     if not found["repeated"]:
-        parts.append("Each run stands for itself: the intervals cover the text and the items, not another seed.")
+        said = "too few of these runs share their seeds to tell what another one would change"
+        parts.append(f"The intervals cover the text and the items alone: {said}.")
     return "\n\n".join(parts)

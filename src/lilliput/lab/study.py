@@ -21,6 +21,7 @@ from lilliput.lab.write import verdict_lines
 from lilliput.progress import duration, warn
 from lilliput.settle import check_request
 from lilliput.store import Store, write_atomic
+from lilliput.train import parallel
 
 RESULTS = Path("results")
 
@@ -79,6 +80,7 @@ def run_study(
     any work where the study cannot run, and TrainingError at the end if cells would not train.
     """
     t_quantile(0.975, 1)  # the verdicts need SciPy: say so before hours of work, not after
+    refuse_torchrun()
     file = find_study(str(name), Path(results))
     study = read_study(file)
     cells = cells_of(study, file.parent)
@@ -97,6 +99,13 @@ def run_study(
             mend="change the arm, or run again to try once more",
         )
     return {**summary, "measured": session.measured}
+
+
+def refuse_torchrun() -> None:
+    """Raise ConfigError where `torchrun` started this process: each would take another cell and wait for the rest."""
+    if parallel.asked() > 1:
+        mend = "start it without torchrun, as often as you like: processes that share the folder share the work"
+        raise ConfigError("a cell of a study is trained by one process", where="torchrun", mend=mend)
 
 
 def _check(study: Study, cells: list[Cell]) -> None:

@@ -141,6 +141,8 @@ class _Run:
                 self._begin_round(interrupt)
                 with self._progress() as progress:
                     self._steps(interrupt, progress)
+            # Nothing, but where a killed run had come to its end: the loader then knows what the last round read.
+            self._begin_round(interrupt)
         self.engine.leave_weights()
         return TrainResult(
             steps=self.step,

@@ -18,6 +18,8 @@ import torch
 from lilliput import device as machine
 from lilliput.errors import ConfigError
 from lilliput.evaluate.statistics import t_quantile
+from lilliput.evaluate.task import open_task
+from lilliput.lab.grid import fill_path
 from lilliput.lab.ladder.ask import Ask
 from lilliput.lab.ladder.plan import FOLDER, TEACHER, Plan, known_folder
 from lilliput.lab.ladder.rates import tune
@@ -26,7 +28,7 @@ from lilliput.lab.ladder.speed import measure_speeds
 from lilliput.lab.ladder.studies import unfinished, write_studies
 from lilliput.lab.ladder.sum import Facts, answer
 from lilliput.lab.ladder.work import Work, announce, open_with, pending
-from lilliput.lab.study import run_study
+from lilliput.lab.study import refuse_torchrun, run_study
 from lilliput.progress import say
 from lilliput.report.ladder_page import ladder_page
 from lilliput.settle import difference
@@ -45,6 +47,7 @@ def run_ladder(ask: Ask, out: Path, store: Store | None = None, *, device: str =
     would not train.
     """
     t_quantile(0.975, 1)  # the intervals need SciPy: say so before hours of work, not after
+    refuse_torchrun()
     ladder = _Ladder(ask, out.expanduser().absolute(), store or Store(), device, machine.pick_device(device))
     with known_folder(ladder.out):
         return ladder.run()
@@ -67,6 +70,8 @@ class _Ladder:
         if state.get("extent") == extent:
             say(f"finished before: {self.out}")
             return self._placed(state["answer"])
+        if self.ask.tasks and "picks" not in state:
+            self._check_tasks()
         announce(self.ask)
         plan = self._settled(request, state)
         work = Work(self.ask, plan, self._left(plan, state), self._taught(), self.chosen)
@@ -107,6 +112,12 @@ class _Ladder:
                 mend="give another --out, or remove the folder",
             )
         return state
+
+    def _check_tasks(self) -> None:
+        """Raise UserError for tasks that cannot be had: now, and not when the learning rates have been tried."""
+        folder = Path(fill_path(str(self.ask.data), "--data")).expanduser()
+        for name in self.ask.tasks:
+            open_task(name, folder)
 
     def _settled(self, request: dict[str, Any], state: dict[str, Any]) -> Plan:
         """The plan, settled now or before; what it names lies in the folder."""

@@ -36,9 +36,3 @@ def measure_speeds(ask: Ask, plan: Plan, out: Path, device: str) -> dict[str, li
             if lacking:
                 write_json(file, {**known, "machine": machine.machine(), "versions": machine.versions()})
     return {key: list(known["speeds"][key]) for key in shapes}
-
-
-def speed_at(rows: list[dict[str, Any]], batch: int) -> float | None:
-    """Tokens a second of one text when `batch` are written at once; None where that was not measured."""
-    return next((float(row["per_sequence"]) for row in rows if row["batch"] == batch), None)
-

@@ -211,13 +211,15 @@ def _teacher(facts: Facts, found: Mapping[tuple[str, int], dict[str, Any]]) -> d
 def _costs(
     facts: Facts, found: Mapping[tuple[str, int], dict[str, Any]], tuned: list[dict[str, Any]]
 ) -> dict[str, dict[str, float]]:
-    """Seconds and FLOPs of all the training: arms with every seed, teacher, learning rates."""
+    """Seconds and FLOPs of all the training: arms with every seed, teacher, learning rates. The trial at the rate that
+    an arm takes is that arm's first seed: it was trained once, and is counted there."""
     arms = [cell for (name, _), cell in found.items() if name != TEACHER]
     teacher = found.get((TEACHER, 0), {}).get("cost", {})
+    others = [row for row in tuned if row["share"] != facts.picks[row["arm"]]]
     parts = {
         "arms": (sum(float(cell["cost"][what]) for cell in arms) for what in ("seconds", "flops")),
         "teacher": (float(teacher.get(what, 0.0)) for what in ("seconds", "flops")),
-        "learning rates": (sum(float(row[what]) for row in tuned) for what in ("seconds", "flops")),
+        "learning rates": (sum(float(row[what]) for row in others) for what in ("seconds", "flops")),
     }
     return {name: dict(zip(("seconds", "flops"), values, strict=True)) for name, values in parts.items()}
 

@@ -130,7 +130,7 @@ class _Ladder:
                 self._keep(request, plan=plan.to_dict())
                 return plan
             plan = Plan.from_dict(known)
-            if not all(path.exists() for path in self._files(plan)) and self._left(plan, state):
+            if not all(path.exists() for path in self._files(plan)):
                 settling.plan()
         return plan
 

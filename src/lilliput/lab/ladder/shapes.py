@@ -20,7 +20,7 @@ from lilliput.plan.search import derive_shape, search
 from lilliput.recipe import ModelSettings, Recipe
 
 # Share of the tables in the base (§2.1), and the largest share that a tokenizer is taken whole at.
-BASE_SHARE, WHOLE_SHARE = 0.37, 0.45
+BASE_SHARE, MOST_SHARE = 0.37, 0.45
 # Arms differ by less than this from the planned number of parameters.
 TOLERANCE = 0.01
 _EXPANSIONS = (1.0, 8.0)
@@ -93,7 +93,7 @@ def base_shape(planned: ModelConfig, pieces: int | None, whole: bool = False) ->
     depth = half(planned.depth)
     if pieces is not None and whole and SMALLER * pieces >= planned.vocab_size:
         found = fitted(planned, depth, lambda _: pieces)
-        if found is not None and table_share(found) <= WHOLE_SHARE:
+        if found is not None and table_share(found) <= MOST_SHARE:
             return found
 
     def at_share(width: int, spare: float) -> int:

@@ -104,21 +104,27 @@ def check_inherit(recipe: Recipe) -> None:
     if recipe.budget.bytes is not None or recipe.budget.speed is not None:
         mend = "give budget.params, or the dimensions under model"
         raise ConfigError("a child's size is asked in parameters or dimensions", where="budget", mend=mend)
+    teacher, compact = teacher_of(recipe).config, recipe.tokenizer.compact
+    vocab = compact if isinstance(compact, int) else teacher.vocab_size
+    child = child_of(recipe, replace(teacher, vocab_size=vocab))
+    check_choice(recipe, teacher, child)
+    if (recipe.budget.params or 0) >= teacher.parameters() and child.parameters() == teacher.parameters():
+        warn(f"the teacher has {teacher.parameters():,} parameters: nothing has to be cut for {recipe.budget.params:,}")
+
+
+def check_choice(recipe: Recipe, teacher: ModelConfig, child: ModelConfig) -> None:
+    """Refuse a way of choosing parts that cannot make `child` of `teacher`, whose weights need not be there yet. Raises
+    UserError."""
     if recipe.inherit.layers == "learned" and recipe.inherit.neurons != "learned":
         mend = "inherit.neurons=learned, or another way to choose layers"
         raise ConfigError("layers are learned together with neurons or not at all", where="inherit.layers", mend=mend)
     if recipe.inherit.top is not None and not recipe.inherit.distil:
         mend = "inherit.distil=0.5, or leave out inherit.top"
         raise ConfigError("there is no distillation to keep answers for", where="inherit.top", mend=mend)
-    teacher, compact = teacher_of(recipe).config, recipe.tokenizer.compact
-    vocab = compact if isinstance(compact, int) else teacher.vocab_size
-    child = child_of(recipe, replace(teacher, vocab_size=vocab))
     how = layers_how(recipe.inherit)
     if how != "learned":
         choose_layers(how, teacher.depth, child.depth, (0.0,) * teacher.depth)
     tasks_of(recipe, teacher)
-    if (recipe.budget.params or 0) >= teacher.parameters() and child.parameters() == teacher.parameters():
-        warn(f"the teacher has {teacher.parameters():,} parameters: nothing has to be cut for {recipe.budget.params:,}")
 
 
 def tasks_of(recipe: Recipe, teacher: ModelConfig) -> list[Task]:

@@ -186,6 +186,21 @@ def test_a_tokenizer_and_texts_that_are_named_are_taken(
     assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("inherit.layers=keep=0,99", "layer"),
+        ("inherit.layers=learned", "together with neurons"),
+        ("inherit.top=4", "no distillation"),
+    ],
+)
+def test_arms_that_could_not_inherit_are_refused_before_any_training(
+    code: Path, store: Store, tmp_path: Path, word: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message), known_folder(tmp_path):
+        Settling(asked(code, word), tmp_path, store, torch.device("cpu")).plan()
+
+
 def test_a_folder_that_holds_something_else_is_left_alone(code: Path, store: Store, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ConfigError, match="no ladder"):

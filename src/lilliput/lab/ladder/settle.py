@@ -17,7 +17,7 @@ from lilliput.corpus.documents import Documents
 from lilliput.corpus.shards import Shards
 from lilliput.corpus.split import fingerprint
 from lilliput.errors import CorpusError
-from lilliput.lab.grid import fill_in
+from lilliput.lab.grid import TEACHER, fill_in
 from lilliput.lab.ladder.ask import Ask, bare
 from lilliput.lab.ladder.plan import (
     ARCHITECTURE,
@@ -41,6 +41,7 @@ from lilliput.lab.ladder.shapes import (
     teacher_shape,
 )
 from lilliput.lab.spec import setting
+from lilliput.lineage import check_choice
 from lilliput.model.config import ModelConfig
 from lilliput.plan.rules import table_share
 from lilliput.recipe import Recipe, RoundSettings
@@ -94,6 +95,9 @@ class Settling:
         choose, judge = self._held_out(corpus)
         shapes = {BASE: base, COMPACT: shallow_shape(planned, base.depth), ARCHITECTURE: planned}
         best = best_shape(self.recipe, planned, whole)
+        bigger = teacher_shape(self.recipe, planned, self.ask.teacher_size)
+        # The arms that inherit could be refused only when the teacher is trained.
+        check_choice(fill_in(self.recipe, _WHERE, {TEACHER: TEACHER}), bigger, planned)
         tokenizers: dict[str, tuple[_Packed, int | None]] = {BASE: (big, cut)}
         if best != planned:
             shapes[PLANNER] = best
@@ -103,7 +107,7 @@ class Settling:
             name: make.own(shape, *tokenizers.get(name, (small, small.pieces))) for name, shape in shapes.items()
         }
         arms |= {name: make.inherited(planned, small, name) for name in (INHERITANCE, ROUNDS)}
-        teacher = make.teacher(teacher_shape(self.recipe, planned, self.ask.teacher_size), small)
+        teacher = make.teacher(bigger, small)
         return Plan(
             recipe=yaml.safe_dump(make.common(), sort_keys=False, allow_unicode=True),
             bytes=make.bytes,

@@ -95,7 +95,7 @@ def read_ask(name: str, settings: list[str], *, rates: tuple[float, ...] | None 
         settings = [*_DEMO, *settings]
         rates = rates or (1.0,)
         options = {"batches": (1,), **options}
-        notes = (f"at demo scale, six to nine minutes on two cores: {' '.join(_DEMO)}",)
+        notes = (f"at demo scale, about five minutes on two cores: {' '.join(_DEMO)}",)
     recipe = _load(name, settings)
     _check(recipe)
     ask = Ask(recipe=recipe, words=words, rates=rates or RATES, notes=notes, **options)

@@ -86,6 +86,8 @@ def test_an_encoder_is_trained_further_and_keeps_its_shape(made, corpus, store, 
     assert further["parameters"] == made["parameters"]
     with pytest.raises(ConfigError, match="keeps its shape"):
         make(load_recipe("tiny", ["budget.params=null", *small, "model.depth=2"]), tmp_path / "no", store)
+    with pytest.raises(ConfigError, match=r"rounds\.count"):
+        make(load_recipe("tiny", ["budget.params=null", *small, "rounds.count=2"]), tmp_path / "no", store)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +96,7 @@ def test_an_encoder_is_trained_further_and_keeps_its_shape(made, corpus, store, 
         (["objective=masked", "model.family=llama"], "goes with model.family bert"),
         (["model.conv=2"], "model.conv is for objective=masked"),
         (["objective=masked", "rounds.count=2"], "rounds.count"),
+        (["objective=masked", "model.rope_theta=1e6"], "model.rope_theta"),
         (["objective=masked", "model.width=96", "model.heads=2", "model.head_dim=32"], "share the width out"),
         (["objective=masked", "budget.params=20k"], "budget.params="),
     ],
@@ -126,7 +129,9 @@ def test_a_classifier_learns_and_stands_beside_the_baseline(tuned, store, made):
 def test_what_is_saved_tells_the_same_in_transformers(tuned):
     transformers = pytest.importorskip("transformers")
     texts = ["the median of it", "a generic type [SEP] of it", ""]
-    mine = open_classifier(Path(tuned["model"]), CPU).tell(texts)
+    opened = open_classifier(Path(tuned["model"]), CPU)
+    assert opened.length == TUNING.length
+    mine = opened.tell(texts)
     theirs = transformers.pipeline("text-classification", model=tuned["model"])(texts)
     for (label, share), other in zip(mine, theirs, strict=True):
         assert label == other["label"]
@@ -134,7 +139,9 @@ def test_what_is_saved_tells_the_same_in_transformers(tuned):
     assert mine[0][0] == "Sums"
 
 
-def test_a_killed_fine_tuning_goes_on_to_the_same_answers(made, tmp_path, monkeypatch):
+def test_a_killed_fine_tuning_goes_on_to_the_same_answers_and_no_other_start_goes_on_from_it(
+    made, tmp_path, monkeypatch
+):
     start, task = Start.read(Path(made["model"])), prepare(DATA).task
     whole = fine_tune(start, task, TUNING, 3, tmp_path / "w", Store(tmp_path / "one"), CPU)
 
@@ -142,14 +149,15 @@ def test_a_killed_fine_tuning_goes_on_to_the_same_answers(made, tmp_path, monkey
         if step == 20:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(TellLabels, "begin", begin)
-        with pytest.raises(KeyboardInterrupt):
-            fine_tune(start, task, TUNING, 3, tmp_path / "v", Store(tmp_path / "two"), CPU)
-    assert (tmp_path / "v" / "checkpoints").is_dir()
-    again = fine_tune(start, task, TUNING, 3, tmp_path / "v", Store(tmp_path / "two"), CPU)
-    assert np.array_equal(np.load(again.path / LOGITS), np.load(whole.path / LOGITS))
-    assert not (tmp_path / "v").exists()
+    for begun in (replace(start, scratch=True), start):
+        with monkeypatch.context() as patched:
+            patched.setattr(TellLabels, "begin", begin)
+            with pytest.raises(KeyboardInterrupt):
+                fine_tune(start, task, TUNING, 3, tmp_path / "v", Store(tmp_path / "two"), CPU)
+        assert list((tmp_path / "v").glob("*/checkpoints"))
+        again = fine_tune(begun, task, TUNING, 3, tmp_path / "v", Store(tmp_path / "two"), CPU)
+        assert np.array_equal(np.load(again.path / LOGITS), np.load(whole.path / LOGITS)) == (begun is start)
+        assert not (tmp_path / "v").exists()
 
 
 def test_from_scratch_takes_no_weights(made):

@@ -96,7 +96,7 @@ def _told(count: int, what: str) -> list[str]:
 
 def _ordered(labels: set[str]) -> list[str]:
     """Numbers by their size, else by the alphabet."""
-    plain = all(label.lstrip("-").isdigit() for label in labels)
+    plain = all(label.removeprefix("-").isdecimal() for label in labels)
     return sorted(labels, key=int) if plain else sorted(labels)
 
 

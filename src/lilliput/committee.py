@@ -16,6 +16,7 @@ import numpy as np
 from lilliput import device as machine
 from lilliput.classify import Prepared, baseline, odd_sizes, prepare, scores, speak
 from lilliput.corpus.layouts import Labelled
+from lilliput.encoding import EncoderRun
 from lilliput.errors import ConfigError
 from lilliput.evaluate.tfidf import NAME, check_baseline
 from lilliput.evaluate.together import latency
@@ -27,6 +28,7 @@ from lilliput.progress import say
 from lilliput.recipe import Recipe
 from lilliput.report.classifier_card import committee_card
 from lilliput.store import Stage, Store, canonical_hash, check_replaceable, locked, read_json, write_json
+from lilliput.tokenizer.load import Tokenizer
 from lilliput.tuning import LOGITS, Start, Tuning, encode, fine_tune, load_tuned
 
 _TIMED = 64
@@ -44,8 +46,11 @@ class Members:
 
     def identity(self) -> list[Any]:
         """What of them decides the committee."""
+        if self.recipe is not None:
+            # With what the recipe reads, by content: text may change where it lies.
+            return [self.recipe.to_dict(), EncoderRun.identify(self.recipe), list(self.seeds), self.scratch]
         begun = [Start.read(folder, scratch=self.scratch).identity() for folder in self.encoders]
-        return [self.recipe.to_dict() if self.recipe else begun, list(self.seeds), self.scratch]
+        return [begun, list(self.seeds), self.scratch]
 
     def shared(self) -> bool:
         """Whether several members come from one pre-training."""
@@ -111,7 +116,7 @@ def committee(
             "model": str(out / "model"),
             "run": str(out),
             "data": data.name,
-            **_measured(prepared, tuning, starts[0], stages, models),
+            **_measured(prepared, tuning, starts[0].tokenizer, stages, models),
             "baseline": {"name": NAME, **_baseline(prepared, tuning, members.seeds, store)},
             "vote": vote,
             "seeds": list(members.seeds),
@@ -132,12 +137,14 @@ def committee(
 
 
 def _measured(
-    prepared: Prepared, tuning: Tuning, start: Start, stages: Sequence[Stage], models: Sequence[Classifier]
+    prepared: Prepared, tuning: Tuning, tokenizer: Tokenizer, stages: Sequence[Stage], models: Sequence[Classifier]
 ) -> dict[str, Any]:
     """What the members say together, and how long they take."""
     task = prepared.task
     votes = np.stack([np.load(stage.path / LOGITS) for stage in stages]).astype(np.float64)
-    ids, _ = encode(start.tokenizer, start.config, task.test.texts[:_TIMED], tuning.length)
+    # Members may differ in shape: what is timed has to fit them all.
+    narrowest = min((model.config for model in models), key=lambda config: config.context)
+    ids, _ = encode(tokenizer, narrowest, task.test.texts[:_TIMED], tuning.length)
     return {
         **committee_scores(votes, task.truth),
         "by_size": by_size(votes, task.truth),

@@ -24,7 +24,7 @@ from lilliput.export.encoder_dir import fill_encoder, load_encoder, read_encoder
 from lilliput.export.weights import WEIGHTS
 from lilliput.model.encoder import Encoder, initialise_encoder
 from lilliput.model.encoder_config import EncoderConfig
-from lilliput.plan.encoder import encoder_shape
+from lilliput.plan.encoder import check_encoder_keys, encoder_shape
 from lilliput.plan.rules import counted
 from lilliput.progress import say
 from lilliput.recipe import ModelSettings, Recipe, build_recipe
@@ -58,6 +58,7 @@ class EncoderRun(Run):
         if parallel.asked() > 1 and recipe.model.conv:
             mend = "start it without torchrun, or leave out model.conv"
             raise ConfigError("batch norm's statistics are those of one process", where="model.conv", mend=mend)
+        check_encoder_keys(recipe)
         if recipe.source is None:
             encoder_shape(recipe, _taken(recipe).vocab_size if recipe.tokenizer.source else None)
             return
@@ -96,7 +97,7 @@ class EncoderRun(Run):
         shards = Shards(packed.path, "train", tokenizer.hash)
         shape = self._shape(tokenizer, special, settled)
         pieces = Pieces(shards, shape.context, special, first=self.asked.masked.first)
-        config, notes = self._plan(shape, pieces, int(packed.manifest["text_bytes"]), settled)
+        config, notes = self._plan(shape, pieces, round(pieces.share * packed.manifest["text_bytes"]), settled)
         held_out = Documents(corpus.path, "dev")
         weights = self._weights(packed.hash, pieces, shape, special, config, tokenizer, held_out)
         if weights is None:

@@ -149,11 +149,21 @@ def fine_tune(
 ) -> Stage:
     """Train all weights to the last epoch; the classifier's weights and its logits on the test rows, kept in the store.
 
-    work: where checkpoints lie meanwhile. The result depends on the seed alone: rows drawn, new weights, their order.
+    work: where checkpoints lie meanwhile, in a folder for each key, so that a killed run is never taken for another's
+    beginning: the loop knows its data and settings, not the weights it began with. The result depends on the seed
+    alone: rows drawn, new weights, their order.
     """
     chosen = sample(task, tuning.per_label, seed)
     ids, _ = encode(start.tokenizer, start.config, [task.train.texts[at] for at in chosen], tuning.length)
     config = settings(start, tuning, len(chosen), ids.shape[1], seed, device)
+    key = {
+        "format": _FORMAT,
+        "start": start.identity(),
+        "task": task.identity(),
+        "tuning": {"balanced": tuning.balanced, "per_label": tuning.per_label, "length": tuning.length},
+        "train": {name: value for name, value in config.to_dict().items() if name not in FREE_KEYS},
+    }
+    own = work / canonical_hash(key)[:16]
 
     def build(folder: Path) -> dict[str, Any]:
         model = Classifier(start.config, len(task.labels))
@@ -163,20 +173,13 @@ def fine_tune(
             fill_encoder(model, start.folder, body=True)
         known = task.known[chosen]
         weights = _weights(known, len(task.labels)) if tuning.balanced else None
-        done = train(model, Examples(ids, known), config, work, device=device, objective=TellLabels(weights))
+        done = train(model, Examples(ids, known), config, own, device=device, objective=TellLabels(weights))
         write_encoder(folder / WEIGHTS, model)
         tests, cut = encode(start.tokenizer, start.config, task.test.texts, tuning.length)
         np.save(folder / LOGITS, logits_of(model, tests))
-        shutil.copyfile(work / "metrics.jsonl", folder / "metrics.jsonl")
+        shutil.copyfile(own / "metrics.jsonl", folder / "metrics.jsonl")
         return {"rows": len(chosen), "cut_test": cut, "lr": config.lr, "seconds": done.seconds, "loss": done.final_loss}
 
-    key = {
-        "format": _FORMAT,
-        "start": start.identity(),
-        "task": task.identity(),
-        "tuning": {"balanced": tuning.balanced, "per_label": tuning.per_label, "length": tuning.length},
-        "train": {name: value for name, value in config.to_dict().items() if name not in FREE_KEYS},
-    }
     stage = store.stage("classifier", key, build)
     # The checkpoints have served.
     shutil.rmtree(work, ignore_errors=True)

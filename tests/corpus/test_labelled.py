@@ -47,6 +47,7 @@ def test_objects_and_their_odd_labels(tmp_path):
         ("d.jsonl", "nonsense", "line 1"),
         ("e.txt", "text", "tables and objects"),
         ("f.csv", "", "empty"),
+        ("g.csv", 'text,label\n"not closed' + "x" * 150_000, "damaged table"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_place(tmp_path, name, text, said):

@@ -38,3 +38,15 @@ def test_subsets_are_of_one_size_and_rise_in_overlap(tmp_path):
         subsets(specs, task, tmp_path / "out", 4, 10**9)
     with pytest.raises(ConfigError, match="no 999 parts"):
         subsets(specs, task, tmp_path / "out", 999, None)
+
+
+def test_subsets_may_lie_among_the_texts_but_never_take_their_place(tmp_path):
+    for at in range(8):
+        (tmp_path / f"{at}.txt").write_text("cat " * at + "sea " * (8 - at))
+    folder, task = [SourceSpec(source=str(tmp_path))], task_counts(["cat"])
+    found = subsets(folder, task, tmp_path / "parts", 2, None)
+    assert sum(one["documents"] for one in found) <= 8
+    with pytest.raises(ConfigError, match="the text itself"):
+        subsets(folder, task, tmp_path / "parts", 2, None)
+    with pytest.raises(ConfigError, match="not empty"):
+        subsets(folder, task, tmp_path, 2, None)

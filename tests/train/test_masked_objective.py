@@ -54,6 +54,7 @@ def test_the_first_windows_alone(tmp_path):
     shards = _shards(tmp_path, [25, 4])
     pieces = Pieces(shards, 12, SPECIAL, first=True)
     assert pieces.windows(12) == 2
+    assert pieces.share == (10 + 4) / 29
     assert pieces.batch(np.array([0]), 12)[0, 1:11].tolist() == shards.tokens[1:11].tolist()
 
 

@@ -33,7 +33,14 @@ PerLabel = Annotated[int | None, typer.Option(help="Training rows of each label;
 Epochs = Annotated[float, typer.Option(help="Passes over the training rows; the last one counts.", min=0.01)]
 Batch = Annotated[int, typer.Option(help="Rows a step.", min=1)]
 Rate = Annotated[float | None, typer.Option("--lr", help="Peak learning rate.", min=1e-9, max=1, show_default=False)]
-Length = Annotated[int, typer.Option(help="Tokens of a text at most, [CLS] and [SEP] among them.", min=3)]
+Length = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens of a text at most, [CLS] and [SEP] among them; 128, or what the classifier was trained with.",
+        min=3,
+        show_default=False,
+    ),
+]
 Balanced = Annotated[bool, typer.Option("--balanced", help="Let rows weigh by how rare their label is.")]
 
 Out = Annotated[Path | None, typer.Option(help="The folder; by default one under runs/.", show_default=False)]
@@ -57,7 +64,7 @@ def classify(
     seed: Annotated[int, typer.Option(help="The first seed.", min=0)] = 0,
     batch: Batch = 32,
     lr: Rate = None,
-    length: Length = 128,
+    length: Length = None,
     balanced: Balanced = False,
     predict: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Tell the labels of these texts.", show_default=False)
@@ -83,7 +90,9 @@ def classify(
     if not learns:
         return _use(options.model_folder(Path(encoder)), predict, fields_of(text_field, None), length, device)
     labelled = read_data(data, train, test, fields_of(text_field, label_field))
-    tuning = Tuning(epochs=epochs, batch=batch, lr=lr, length=length, balanced=balanced, per_label=per_label)
+    tuning = Tuning(
+        epochs=epochs, batch=batch, lr=lr, length=length or Tuning.length, balanced=balanced, per_label=per_label
+    )
     results = _fine_tune(encoder, like, labelled, tuning, range(seed, seed + seeds), out, device)
     answer, text = {**results}, "\n".join(_lines(results))
     if predict is not None:
@@ -163,7 +172,7 @@ def fields_of(text: list[str] | None, label: str | None) -> Fields:
     return Fields(tuple(text or ()), label)
 
 
-def _use(model: Path, file: Path | None, fields: Fields, length: int, device: str) -> Answer:
+def _use(model: Path, file: Path | None, fields: Fields, length: int | None, device: str) -> Answer:
     """The labels that a classifier gives to the texts of a file."""
     from lilliput.corpus.labelled import read_labelled
     from lilliput.device import pick_device

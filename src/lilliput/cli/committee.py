@@ -39,7 +39,7 @@ def committee(
     seed: Annotated[int, typer.Option(help="The first member's seed.", min=0)] = 0,
     batch: options_of.Batch = 32,
     lr: options_of.Rate = None,
-    length: options_of.Length = 128,
+    length: options_of.Length = None,
     balanced: options_of.Balanced = False,
     vote: Annotated[str, typer.Option(help="How the saved model sums: softmax or logits.")] = "softmax",
     out: options_of.Out = None,
@@ -52,6 +52,8 @@ def committee(
     Accuracy against the number of members, how often they differ, how long they take; saved as one classifier.
     """
     options.be_quiet(quiet)
+    from dataclasses import asdict
+
     from lilliput.cli.make import split_words
     from lilliput.committee import Members
     from lilliput.committee import committee as run
@@ -70,11 +72,17 @@ def committee(
         name, settings = split_words(words)
         recipe = load_recipe(name, ["objective=masked", *settings])
     folders = tuple(options.model_folder(path) for path in encoder or ())
-    count = members or max(2, len(folders)) if folders else members or 5
+    count = members or (max(2, len(folders)) if folders else 5)
+    if count < len(folders):
+        mend = f"--members {len(folders)}, or fewer encoders"
+        raise ConfigError(f"{count} members leave some of {len(folders)} encoders out", where="--members", mend=mend)
     given = Members(recipe, folders, tuple(range(seed, seed + count)), scratch)
     labelled = options_of.read_data(data, train, test, options_of.fields_of(text_field, label_field))
-    tuning = Tuning(epochs=epochs, batch=batch, lr=lr, length=length, balanced=balanced, per_label=per_label)
-    mark = canonical_hash([recipe.to_dict() if recipe else [str(path) for path in folders], count, seed])[:8]
+    tuning = Tuning(
+        epochs=epochs, batch=batch, lr=lr, length=length or Tuning.length, balanced=balanced, per_label=per_label
+    )
+    origin = recipe.to_dict() if recipe else [str(path) for path in folders]
+    mark = canonical_hash([origin, scratch, count, seed, asdict(tuning), vote])[:8]
     folder = out or Path("runs", f"committee-{labelled.name}-{mark}")
     results = run(given, labelled, tuning, vote, folder.expanduser().absolute(), Store(), device)
     return Answer(results, "\n".join(_lines(results)))

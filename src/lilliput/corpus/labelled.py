@@ -83,8 +83,7 @@ def read_labelled(path: Path, fields: Fields | None = None, *, labels: bool = Tr
         raise CorpusError("no such file", where=str(path), mend="give a CSV, TSV or JSONL file")
     text = read_whole(path)
     if ending in _DELIMITERS:
-        table = csv.reader(io.StringIO(text, newline=""), delimiter=_DELIMITERS[ending])
-        rows = _from_table(list(table), fields, path, labels)
+        rows = _from_table(_table(text, _DELIMITERS[ending], path), fields, path, labels)
     elif ending in _ROWS:
         rows = _from_objects(_objects(text, path), fields, path, labels)
     elif not labels:
@@ -108,6 +107,15 @@ def read_whole(path: Path) -> str:
     whole = b"".join(clean(read_chunks(file, report), report, str(path))).decode()
     report.warn()
     return whole
+
+
+def _table(text: str, delimiter: str, path: Path) -> list[list[str]]:
+    table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    try:
+        return list(table)
+    except csv.Error as error:
+        mend = "look for a quotation mark that is not closed; a quoted cell doubles those inside it"
+        raise CorpusError(f"damaged table: {error}", where=f"{path}, line {table.line_num}", mend=mend) from None
 
 
 def _objects(text: str, path: Path) -> Iterator[dict[str, Any]]:

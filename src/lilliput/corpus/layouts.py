@@ -143,7 +143,7 @@ def _few_rel_numbered(files: dict[str, Path], name: str) -> Labelled | None:
     rows = Rows()
     for line in read_whole(file).split("\n"):
         parts = line.split("\t")
-        if len(parts) >= 3 and parts[0].strip().isdigit():
+        if len(parts) >= 3 and parts[0].strip().isdecimal():
             rows.add(parts[2].strip(), parts[0].strip())
     train, test, note = divided(rows)
     said = [line.rsplit("/", 1)[-1].strip() for line in read_whole(titles).split("\n")] if titles else []
@@ -166,7 +166,7 @@ def _named(labels: set[str], name: str, classes: list[str] | None) -> dict[str, 
     plain = name.lower().replace("-", "").replace("_", "")
     for sign, known in (("agnews", AG_NEWS), ("dbpedia", DBPEDIA)):
         classes = classes or (list(known) if sign in plain else None)
-    if not classes or not all(label.isdigit() for label in labels):
+    if not classes or not all(label.isdecimal() for label in labels):
         return {}
     low = min(map(int, labels))
     numbers = {label: int(label) - low for label in labels}
@@ -177,7 +177,7 @@ def align(train: Rows, test: Rows) -> list[str]:
     """Bring the test labels to those of the training rows where one file counts classes from 0 and the other from 1, as
     copies of AG News do; what was done, as notes. In place."""
     ours, theirs = set(train.labels), set(test.labels)
-    if not all(label.isdigit() for label in ours | theirs) or ours == theirs:
+    if not all(label.isdecimal() for label in ours | theirs) or ours == theirs:
         return []
     for step in (1, -1):
         if {str(int(label) + step) for label in theirs} == ours:

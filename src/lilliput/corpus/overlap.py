@@ -18,12 +18,14 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from lilliput.corpus.files import find_files
 from lilliput.corpus.report import ReadReport
 from lilliput.corpus.sources import read_source
 from lilliput.corpus.split import fingerprint
 from lilliput.errors import ConfigError
 from lilliput.progress import Progress
 from lilliput.recipe import SourceSpec
+from lilliput.store import atomic_dir, check_replaceable
 
 Types = Callable[[str], list[str] | list[int]]
 _WORD = re.compile(r"\w+|[^\w\s]")
@@ -76,9 +78,12 @@ def subsets(
     `parts`, lowest first, and write of each the same amount of text: `out/part-1.jsonl` …
 
     size: bytes of each subset; None for what the smallest part has. Which documents of a part are taken follows from
-    their hashes, so it is the same everywhere and has nothing to do with overlap. Returns for each its file and its
-    overlap as a whole. Raises ConfigError where there are fewer documents than parts or less text than asked.
+    their hashes, so it is the same everywhere and has nothing to do with overlap. The folder is written whole or not at
+    all. Returns for each its file and its overlap as a whole. Raises ConfigError where there are fewer documents than
+    parts or less text than asked, and where `out` holds other files, or the sources.
     """
+    check_replaceable(out, ("part-*.jsonl",), set())
+    _check_apart(specs, out)
     scores, sizes, marks = _measure(specs, task, types)
     if len(scores) < parts:
         mend = f"fewer parts, or sources with more documents than {len(scores)}"
@@ -97,6 +102,17 @@ def subsets(
         before = np.cumsum(sizes[drawn]) - sizes[drawn]
         part_of[drawn[before < (size or room)]] = number
     return _write(specs, task, out, parts, part_of, scores, types)
+
+
+def _check_apart(specs: Sequence[SourceSpec], out: Path) -> None:
+    """Refuse to write the subsets over what they are made of."""
+    for spec in specs:
+        if spec.source.startswith(("builtin:", "hf:")):
+            continue
+        for file in find_files(spec.source, ReadReport()):
+            if file.path.resolve().is_relative_to(out.resolve()):
+                mend = "give another --out, or other sources"
+                raise ConfigError("the folder of the subsets holds the text itself", where=str(out), mend=mend)
 
 
 def _measure(
@@ -125,12 +141,14 @@ def _write(
     scores: np.ndarray,
     types: Types,
 ) -> list[dict[str, Any]]:
-    out.mkdir(parents=True, exist_ok=True)
     files = [out / f"part-{number + 1}.jsonl" for number in range(parts)]
     met: list[set[Any]] = [set() for _ in files]
     counts, sizes = [0] * parts, [0] * parts
-    with ExitStack() as stack:
-        opened: list[TextIO] = [stack.enter_context(open(file, "w", encoding="utf-8")) for file in files]
+    # A hidden folder until all is there: where `out` lies among the sources, it is not read meanwhile.
+    with atomic_dir(out) as folder, ExitStack() as stack:
+        opened: list[TextIO] = [
+            stack.enter_context(open(folder / file.name, "w", encoding="utf-8")) for file in files
+        ]
         at = 0
         for spec in specs:
             for text in read_source(spec, ReadReport()):

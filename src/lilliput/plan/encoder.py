@@ -12,7 +12,7 @@ import math
 from lilliput.errors import ConfigError
 from lilliput.model.encoder_config import EncoderConfig
 from lilliput.plan.rules import DEFAULT_PARAMS
-from lilliput.recipe import Recipe
+from lilliput.recipe import ModelSettings, Recipe
 
 CONTEXT = 128
 DROPOUT = 0.1
@@ -26,7 +26,6 @@ def encoder_shape(recipe: Recipe, vocab_size: int | None = None) -> EncoderConfi
     Special tokens are those of a WordPiece of ours; the caller puts in the tokenizer's own. Raises ConfigError."""
     vocab = vocab_size or recipe.tokenizer.vocab_size
     budget = recipe.budget.params
-    _refuse(recipe)
     if recipe.model.width and vocab and not budget:
         return _shape(recipe, recipe.model.width, vocab)
     budget = budget or DEFAULT_PARAMS
@@ -42,14 +41,15 @@ def encoder_shape(recipe: Recipe, vocab_size: int | None = None) -> EncoderConfi
     return max(fitting, key=lambda shape: (shape.width, shape.vocab_size))
 
 
-def _refuse(recipe: Recipe) -> None:
-    """Refuse keys of a decoder."""
+def check_encoder_keys(recipe: Recipe) -> None:
+    """Refuse keys of a decoder. Raises ConfigError."""
     asked, budget = recipe.model, recipe.budget
     strange = {
         "model.kv_heads": asked.kv_heads and asked.kv_heads != asked.heads,
         "model.shortcut": asked.shortcut,
         "model.series": asked.series,
         "model.tied": asked.tied is False,
+        "model.rope_theta": asked.rope_theta != ModelSettings.model_fields["rope_theta"].default,
         "budget.bytes": budget.bytes,
         "budget.speed": budget.speed,
         "inherit.teacher": recipe.inherit.teacher,

@@ -37,6 +37,8 @@ class Pieces:
         taken = np.minimum(lengths, room) if first else lengths
         self.tokens = int(taken.sum()) + 2 * int(self._ends[-1])
         """Positions of all windows that hold a token, [CLS] and [SEP] among them."""
+        self.share = float(taken.sum() / max(1, lengths.sum()))
+        """How much of the corpus's tokens the windows hold."""
 
     def windows(self, context: int) -> int:
         """How many windows there are. `context` must be the one they were cut for."""

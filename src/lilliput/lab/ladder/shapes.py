@@ -90,16 +90,16 @@ def base_shape(planned: ModelConfig, pieces: int | None, whole: bool = False) ->
     pieces: those there are, None where a tokenizer can be trained to any size. whole: take all of them where that
     leaves the tables at 45 % or less. Raises ConfigError where no such shape has the parameters.
     """
-    depth = half(planned.depth)
+    depth, tables = half(planned.depth), 1 if planned.tied else 2
     if pieces is not None and whole and SMALLER * pieces >= planned.vocab_size:
-        found = fitted(planned, depth, lambda _: pieces)
+        most = MOST_SHARE * planned.parameters() / (tables * pieces)
+        found = fitted(planned, depth, lambda width: pieces if width <= most else 0)
         if found is not None and table_share(found) <= MOST_SHARE:
             return found
 
     def at_share(width: int, spare: float) -> int:
         """The pieces at a width; 0 where they are no more than the compact tokenizer's, or far more than there are."""
-        tables = width * (1 if planned.tied else 2)
-        size = int(BASE_SHARE * planned.parameters() / tables) // _PIECES * _PIECES
+        size = int(BASE_SHARE * planned.parameters() / (tables * width)) // _PIECES * _PIECES
         if pieces is not None:
             size = min(size, pieces) if size <= spare * pieces else 0
         return size if SMALLER * size >= planned.vocab_size else 0

@@ -85,6 +85,33 @@ def test_run_skip_show_and_change(write_study: Write, shared_store: Store, tmp_p
     assert read_json(folder / "cells" / "fast-seed0.json")["settings"] == ["train.lr=0.02"]
 
 
+def test_a_neighbour_that_asked_for_the_same_is_taken_over(
+    write_study: Write, shared_store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results"
+    run_study(write_study(), results=results, store=shared_store)
+    arms = {"quick": ["train.lr=0.01"], "quicker": ["train.lr=0.02"]}
+    other = write_study(name="other", arms=arms, seeds=1, claims=[])
+    # An empty store: what is found, is found in the neighbour's files.
+    elsewhere = Store(tmp_path / "elsewhere")
+    summary = run_study(other, results=results, store=elsewhere, max_cells=1)
+    assert summary["measured"] == ["quick-seed0"]
+    assert not (elsewhere.root / "cells").exists()
+    taken = read_json(results / "other" / "cells" / "quick-seed0.json")
+    found = read_json(results / "mine" / "cells" / "fast-seed0.json")
+    assert taken == {**found, "study": "other", "arm": "quick"}
+    assert "quick, seed 0: found" in capsys.readouterr().err
+    assert study_status("other", results=results)["done"] == 1
+
+    # A task wants the weights, which are not in that store: the cell is trained.
+    rows = tmp_path / "pick.jsonl"
+    rows.write_text('{"query": "the cat", "choices": ["sat", "ran"], "gold": 0}\n')
+    asking = write_study(name="asking", arms=arms, seeds=1, claims=[], tasks=["pick"], data=str(tmp_path))
+    run_study(asking, results=results, store=elsewhere, max_cells=1)
+    assert read_json(results / "asking" / "cells" / "quick-seed0.json")["value"] == found["value"]
+    assert (elsewhere.root / "cells").exists()
+
+
 def test_a_cell_holds_what_the_statistics_need(write_study: Write, shared_store: Store, tmp_path: Path) -> None:
     run_study(write_study(seeds=1), results=tmp_path, store=shared_store)
     path = tmp_path / "mine" / "cells" / "fast-seed0.json"

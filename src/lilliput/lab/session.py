@@ -24,6 +24,7 @@ from lilliput.lab.cells import (
     note_failure,
     read_cell,
     run_folder,
+    take_over,
     taken,
 )
 from lilliput.lab.grid import Cell
@@ -110,6 +111,10 @@ class Session:
                 return False
             if finished(self.folder, cell):
                 return True
+            if not self._needs_model(cell) and take_over(self.study, self.folder, cell) is not None:
+                say(f"{cell.arm}, seed {cell.seed}: found, another cell asked for the same")
+                self._done(cell)
+                return True
             if read_cell(self.folder, cell) is not None:
                 say(f"{cell.arm}, seed {cell.seed}: its settings changed, measuring it again")
             done = sum(finished(self.folder, other) is not None for other in self.cells)
@@ -127,6 +132,13 @@ class Session:
             self.told(cell, found)
         self._done(cell)
         return True
+
+    def _needs_model(self, cell: Cell) -> bool:
+        """Whether a cell's figures alone would not do: who is told of trained cells wants their models, and tasks want
+        weights that this store may not have."""
+        if self.told is not None:
+            return True
+        return bool(self.study.tasks) and not (run_folder(self.store, cell) / "model" / "config.json").is_file()
 
     def _unasked(self, cell: Cell) -> bool:
         found = finished(self.folder, cell)

@@ -81,9 +81,36 @@ def test_tasks_alone_as_a_table(call):
     assert out.rstrip().endswith("1 of 2 items")
 
 
+def test_noise_stands_beside_the_clean_text(call):
+    words = ("notes.txt", "--task", "blimp", "--data", ".", "--noise", "0.1", "--noise", "0.5")
+    code, out, _ = call(*words, "--json")
+    assert code == 0
+    answer = json.loads(out)
+    assert [row["rate"] for row in answer["noise"]] == [0.1, 0.5]
+    values = [row["bits_per_byte"]["value"] for row in (answer, *answer["noise"])]
+    assert len(set(values)) == 3
+    assert all(row["tasks"]["blimp"]["items"] == 2 for row in answer["noise"])
+    code, out, _ = call(*words)
+    assert code == 0
+    assert "with 10.00% of the characters spoilt:" in out
+    assert out.count("bits per byte") == out.count("blimp") == 3
+
+
+def test_stories_from_a_file_of_any_name(call, place):
+    story = "the cat sat on the mat and the cats sat on the mats " * 4
+    (place / "tales.jsonl").write_text(json.dumps({"text": story}) + "\n")
+    code, out, _ = call("--task", "story_progression", "--data", "tales.jsonl")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("story_progression")
+    assert "of 1 stories" in lines[0]
+    assert sum(line.startswith("  ") for line in lines) == 13
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (("notes.txt", "--noise", "2"), "a noise of 2 is no share"),
         ((), "nothing to evaluate on"),
         (("--task", "blimmp"), "did you mean blimp?"),
         (("--task", "eprstmt"), "the data of eprstmt is not here"),

@@ -13,12 +13,13 @@ from lilliput.cli.outcome import Answer
 if TYPE_CHECKING:
     import torch
 
+    from lilliput.evaluate.noise import Noise
     from lilliput.model.decoder import Decoder
     from lilliput.tokenizer.load import Tokenizer
 
 
 # What a task's items are divided into, the first that it has being shown.
-_DIVISIONS = ("phenomena", "categories", "parts")
+_DIVISIONS = ("phenomena", "corruptions", "categories", "parts")
 
 
 def evaluate(
@@ -38,6 +39,10 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(help="Take so many items of each task, for a quick look.", min=1, show_default=False)
     ] = None,
+    noise: Annotated[
+        list[float] | None,
+        typer.Option(metavar="SHARE", help="Also with so many characters spoilt, such as 0.05; may be repeated."),
+    ] = None,
     device: options.Device = "auto",
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -51,23 +56,41 @@ def evaluate(
         mend = "name a file: --text FILE; or a task: --task NAME --data DIR"
         raise UserError("nothing to evaluate on", where="lilliput evaluate", mend=mend)
     from lilliput.device import pick_device
-    from lilliput.evaluate.task import find_task, run_task
+    from lilliput.evaluate.noise import Noise
+    from lilliput.evaluate.task import Task, find_task, run_task
     from lilliput.export.hf import load_model_dir
 
+    noises = [Noise(rate) for rate in dict.fromkeys(noise or [])]
     path, place = options.model_folder(model), pick_device(device)
     # Every name once, in the order asked; what is wrong with the data is said before the work begins.
     folder = None if data is None else data.expanduser()
     tasks = [find_task(name, folder, shots=shots, limit=limit) for name in dict.fromkeys(task or [])]
+    own = [one for one in tasks if isinstance(one, Task)]
+    if noises and len(own) < len(tasks):
+        raise UserError("the hub's rows cannot be spoilt", where="--noise", mend="give the tasks' rows: --data DIR")
     decoder, tokenizer = load_model_dir(path, place)
     answer: dict[str, Any] = {"model": str(path.absolute()), "bits_per_byte": None}
     if sources:
         answer |= _on_text(decoder, tokenizer, sources, field, place)
     answer["tasks"] = {one.name: run_task(decoder, tokenizer, one) for one in tasks}
+    if noises:
+        answer["noise"] = []
+    for one_noise in noises:
+        spoilt: dict[str, Any] = {"rate": one_noise.rate, "bits_per_byte": None}
+        if sources:
+            spoilt |= _on_text(decoder, tokenizer, sources, field, place, one_noise)
+        spoilt["tasks"] = {one.name: run_task(decoder, tokenizer, one.noisy(one_noise)) for one in own}
+        answer["noise"].append(spoilt)
     return Answer(answer, "\n".join(_lines(answer)))
 
 
 def _on_text(
-    decoder: Decoder, tokenizer: Tokenizer, sources: list[str], field: str, place: torch.device
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    sources: list[str],
+    field: str,
+    place: torch.device,
+    noise: Noise | None = None,
 ) -> dict[str, Any]:
     from lilliput.corpus.report import ReadReport
     from lilliput.corpus.sources import read_source
@@ -80,7 +103,7 @@ def _on_text(
         for source in sources
         for document in read_source(SourceSpec(source=source, field=field), report, whole=True)
     )
-    bits = bits_per_byte(decoder, tokenizer, documents, device=place)
+    bits = bits_per_byte(decoder, tokenizer, noise.documents(documents) if noise else documents, device=place)
     report.warn()
     score = bits.to_dict()
     return {
@@ -112,6 +135,8 @@ def _lines(answer: dict[str, Any]) -> list[str]:
         lines += ["", *aligned(rows)] if lines else aligned(rows)
         if cut := [f"{name} {score['cut']:,} texts" for name, score in answer["tasks"].items() if score["cut"]]:
             lines += ["", f"too long for the model's context, so cut: {', '.join(cut)}"]
+    for spoilt in answer.get("noise", ()):
+        lines += ["", f"with {spoilt['rate']:.2%} of the characters spoilt:", *_lines(spoilt)]
     return lines
 
 
@@ -134,6 +159,8 @@ def _further(score: dict[str, Any]) -> str:
     """What a task gives beside its main figure, where that is another."""
     if score["acc"] is None:
         return f"ROUGE-1 {score['rouge1']:.2%}, ROUGE-2 {score['rouge2']:.2%}"
+    if score.get("all") is not None:
+        return f"before all 13 in {_points(score['all'], score['all_stderr'])} of {score['stories']:,} stories"
     if score.get("perplexity") is not None:
         return f"perplexity {score['perplexity']:,.1f}"
     return "" if score["acc_norm"] is None else f"by bytes {_points(score['acc_norm'], score['stderr_norm'])}"
@@ -147,6 +174,7 @@ def _items(score: dict[str, Any]) -> str:
         text += f", {score['shots']} shots"
     of = score.get("mean_of", "items")
     return text if of == "items" else f"{text}, mean of {len(score[of])} {of}"
+
 
 def _points(share: float, error: float | None) -> str:
     return f"{share:.2%}" + ("" if error is None else f" ± {100 * error:.2f}")

@@ -8,10 +8,11 @@ acc_bytes; its acc_norm divides by characters, the same in ASCII). Of equals the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lilliput.evaluate.noise import Noise
 from lilliput.evaluate.reader import Reader
 from lilliput.evaluate.row import Row
 from lilliput.evaluate.score import Score
@@ -31,6 +32,10 @@ class ChoiceItem:
     def asked(self, delimiter: str) -> list[tuple[str, str]]:
         """(what stands before, the continuation) of each choice."""
         return [(self.query, f"{delimiter}{choice}") for choice in self.choices]
+
+    def noisy(self, noise: Noise) -> ChoiceItem:
+        """The item with noise in its query; the choices stay comparable."""
+        return replace(self, query=noise(self.query))
 
     def example(self, delimiter: str) -> str:
         """The item with its answer."""
@@ -59,6 +64,10 @@ class PartialItem:
     def asked(self, delimiter: str) -> list[tuple[str, str]]:
         """As of a choice."""
         return [(context, f"{delimiter}{self.ending}") for context in self.contexts]
+
+    def noisy(self, noise: Noise) -> PartialItem:
+        """The item with noise in what its beginnings share."""
+        return replace(self, contexts=noise.alike(self.contexts))
 
     def example(self, delimiter: str) -> str:
         """The item with its answer."""

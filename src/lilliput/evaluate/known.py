@@ -14,7 +14,7 @@ the accuracy is that of `items` or the mean of `parts`; `category`, the field th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -47,6 +47,12 @@ class Known:
     parts: Mapping[str, Any]
     description: Callable[[str], str]
     delimiter: str
+
+    def items(self, row: Row) -> Iterable[Row]:
+        """The rows of items that a row of the data holds: as a rule itself, or nothing where it does not count."""
+        if not self.counts(row):
+            return ()
+        return (row,) if self.kind.rows is None else self.kind.rows(row)
 
     @classmethod
     def of(cls, kind: str, said: Mapping[str, Any]) -> Known:

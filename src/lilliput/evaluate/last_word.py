@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lilliput.evaluate.mean import mean_error
+from lilliput.evaluate.noise import Noise
 from lilliput.evaluate.reader import Reader
 from lilliput.evaluate.row import Row
 from lilliput.evaluate.score import Floats, Score
@@ -26,6 +27,10 @@ class Passage:
 
     context: str
     word: str
+
+    def noisy(self, noise: Noise) -> Passage:
+        """The passage with noise before its last word."""
+        return Passage(noise(self.context), self.word)
 
 
 def passage(row: Row) -> Passage:

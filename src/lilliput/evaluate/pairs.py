@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lilliput.evaluate.noise import Noise
 from lilliput.evaluate.reader import Reader
 from lilliput.evaluate.row import Row
 from lilliput.evaluate.score import Score
@@ -23,6 +24,10 @@ class Pair:
 
     good: str
     bad: str
+
+    def noisy(self, noise: Noise) -> Pair:
+        """The pair with the same noise in what both sentences share."""
+        return Pair(*noise.alike((self.good, self.bad)))
 
 
 def pair(row: Row) -> Pair:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lilliput.evaluate.mean import mean_error
+from lilliput.evaluate.noise import Noise
 from lilliput.evaluate.reader import Reader
 from lilliput.evaluate.rouge import rouge
 from lilliput.evaluate.row import Row
@@ -27,6 +28,10 @@ class Document:
 
     document: str
     summary: str
+
+    def noisy(self, noise: Noise) -> Document:
+        """The document with noise, its summary as it was."""
+        return Document(noise(self.document) or self.document, self.summary)
 
 
 def document(row: Row) -> Document:

@@ -22,6 +22,7 @@ from lilliput.evaluate.items import find_rows, holds_files, names_in, read_rows
 from lilliput.evaluate.kinds import KINDS, kind_of
 from lilliput.evaluate.known import Known, known_tasks, shape_of
 from lilliput.evaluate.layout import laid_out
+from lilliput.evaluate.noise import Noise
 from lilliput.evaluate.reader import CausalReader, Reader
 from lilliput.evaluate.row import Row
 from lilliput.evaluate.score import Parts, Score, parts_of
@@ -60,6 +61,10 @@ class Task:
         for item in self.items:
             digest.update(json.dumps(asdict(item), ensure_ascii=False).encode() + b"\n")
         return digest.hexdigest()
+
+    def noisy(self, noise: Noise) -> Task:
+        """The same task with noise in what its items give to read, never in what sets their answers apart."""
+        return replace(self, items=[item.noisy(noise) for item in self.items])
 
     def score(self, reader: Reader, title: str | None) -> Score:
         """Score every item. title: of the progress shown, None for none."""
@@ -105,9 +110,10 @@ def open_task(name: str, folder: Path | None, *, shots: int = 0, limit: int | No
     item; and for shots that the data does not have.
     """
     said = known_tasks().get(name)
-    if folder is not None and not folder.is_dir():
-        raise UserError(f"no such folder: {folder}", where="--data", mend="name the folder that holds the tasks' rows")
-    place = find_rows(folder, _files(name, said)) if folder is not None and Path(name).name == name else None
+    if folder is not None and not folder.exists():
+        mend = "name the folder that holds the tasks' rows, or a file of rows"
+        raise UserError(f"no such folder: {folder}", where="--data", mend=mend)
+    place = _place(name, folder, said)
     if place is None:
         raise _unknown(name, folder) if said is None else missing(name, said, folder)
     said = said or {}
@@ -131,15 +137,22 @@ def open_task(name: str, folder: Path | None, *, shots: int = 0, limit: int | No
     return Task(name, kind, items, place, before, parts, known.delimiter, shots, total, said.get("items"))
 
 
+def _place(name: str, folder: Path | None, said: Mapping[str, Any] | None) -> Path | None:
+    """Where a task's rows are: the file that the person names, or the one of the task's name in the folder."""
+    if folder is not None and folder.is_file():
+        return folder
+    return find_rows(folder, _files(name, said)) if folder is not None and Path(name).name == name else None
+
+
 def _items(rows: Sequence[Row], known: Known) -> list[Example]:
     """The items of the rows that count."""
     found = []
     with Progress("reading", len(rows), "rows") as bar:
         for done, row in enumerate(rows, 1):
-            if known.counts(row):
-                part, category = (_named(row, known.parts.get(name)) for name in ("field", "category"))
-                item = known.kind.item(laid_out(row, known.layouts, known.kind.own))
-                found.append(Example(item, row.part if part is None else part, category))
+            for one in known.items(row):
+                part, category = (_named(one, known.parts.get(name)) for name in ("field", "category"))
+                item = known.kind.item(laid_out(one, known.layouts, known.kind.own))
+                found.append(Example(item, one.part if part is None else part, category))
             if done % _SHOW == 0:
                 bar.update(done)
     return found

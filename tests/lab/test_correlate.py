@@ -200,3 +200,10 @@ def test_speed_asked_for_later_is_all_that_is_measured(tmp_path: Path, shared_st
     assert "tokens/s, batch 20" in shown["table"]
     assert study_status(study, results=results)["done"] == 1
     assert run_study(study, results=results, store=store)["measured"] == []
+
+    # Another seed has the same shape, and so the same speed: nothing is measured twice.
+    more = tiny_study(tmp_path, [0.001], speed=True, seeds=2)
+    run_study(more, results=results, store=shared_store)
+    other = read_json(results / "mine" / "cells" / "lr=0.001-seed1.json")
+    assert other["value"] != after["value"]
+    assert other["speed"] == after["speed"]

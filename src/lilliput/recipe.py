@@ -18,6 +18,7 @@ from lilliput.errors import ConfigError, nearest
 from lilliput.recipe_model import ENCODERS, Settings
 from lilliput.recipe_model import MaskedSettings as MaskedSettings
 from lilliput.recipe_model import ModelSettings as ModelSettings
+from lilliput.recipe_model import ShareSettings as ShareSettings
 from lilliput.sizes import Bytes, Compact
 from lilliput.sizes import Size as Size
 from lilliput.sizes import parse_compact as parse_compact
@@ -240,6 +241,8 @@ class Recipe(Settings):
             del values["rounds"]
         if self.train.lr_law.lr is None:
             del values["train"]["lr_law"]
+        if self.model.share == ShareSettings():
+            del values["model"]["share"]
         if self.objective == "causal":
             del values["masked"]
             for name in ENCODERS:

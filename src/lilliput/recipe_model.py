@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lilliput.sizes import Size
+from lilliput.sizes import SPAN, Size
 
 # Keys of `model` that encoders alone have.
 ENCODERS = ("dropout", "conv", "channels")
@@ -16,6 +16,20 @@ class Settings(BaseModel):
     """A part of a recipe."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
+
+
+class ShareSettings(Settings):
+    """What layers have in common (docs/model.md); nothing where all is left out."""
+
+    ffn: str | None = Field(None, pattern=SPAN, description="layers whose FFN is one: `all`, `interior`, or `2-5`")
+    attention_output: str | None = Field(
+        None, pattern=SPAN, description="layers whose attention has one output matrix: `all`, `interior`, or `2-5`"
+    )
+    loops: int | None = Field(None, ge=2, le=512, description="how often the looped layers run; divides them")
+    looped: str | None = Field(None, pattern=SPAN, description="which layers these are, all runs counted; none: `all`")
+    lora: Literal["auto"] | Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        None, description="rank of a LoRA for each use of a shared matrix; `auto`: width / 8; none: no LoRA"
+    )
 
 
 class ModelSettings(Settings):
@@ -40,6 +54,7 @@ class ModelSettings(Settings):
     )
     biases: bool = Field(False, description="biases in the attention projections")
     rope_theta: float = Field(10_000.0, gt=1, description="base of the rotary embedding")
+    share: ShareSettings = ShareSettings()
     dropout: float | None = Field(None, ge=0, lt=1, description="`bert`: dropout; none: 0.1")
     conv: int | None = Field(None, ge=0, le=16, description="`bert`: layers of a convolutional front end, 0 for none")
     channels: int | None = Field(None, ge=1, le=1024, description="`bert`: channels of that front end; none: 64")

@@ -21,6 +21,8 @@ from lilliput.export.weights import read_weights
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
 from lilliput.model.generate import generate
+from lilliput.model.sharing import unrolled
+from lilliput.plan.cost import decode_flops
 from lilliput.plan.rules import describe
 from lilliput.progress import say
 from lilliput.recipe import Recipe, SourceSpec
@@ -119,6 +121,7 @@ def finish(made: Made, store: Store, device: torch.device) -> dict[str, Any]:
         },
         "cost": made.weights.manifest["cost"],
         **({"inherit": _inherited(made.child)} if made.child else {}),
+        **({"unshared": _unshared(made.shape)} if made.shape.share else {}),
         **_rounds(made, store, model, device),
         "notes": made.notes,
         "recipe": made.settled.to_dict(),
@@ -141,6 +144,11 @@ def _inherited(child: Stage) -> dict[str, Any]:
     kept = {name: told["neurons"][name] for name in ("how", "kept")}
     short = {name: told[name] for name in ("teacher", "layers", "bits_per_byte", "cost", "notes")}
     return {**short, "neurons": kept}
+
+
+def _unshared(shape: ModelConfig) -> dict[str, float]:
+    """What layers that share weights cost to compute, and the parameters of a plain network of this cost."""
+    return {"parameters": unrolled(shape).parameters(), "flops_per_token": decode_flops(shape, shape.context // 2)}
 
 
 def _rounds(made: Made, store: Store, model: Decoder, device: torch.device) -> dict[str, Any]:

@@ -166,6 +166,8 @@ def settle(recipe: Recipe, shape: ModelConfig, config: TrainConfig) -> str:
             "tied": shape.tied,
             "context": shape.context,
         }
+        if shape.share is not None:
+            values["model"]["share"]["lora"] = shape.share.lora or None
     values["train"].pop("lr_law", None)
     values["train"] |= training_values(config)
     return build_recipe(values, where="recipe.yaml").to_yaml()

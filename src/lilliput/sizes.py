@@ -1,4 +1,4 @@
-"""How people write sizes: `300k` parameters, `8MB` of weights, a tokenizer cut to `97%`."""
+"""How people write sizes: `300k` parameters, `8MB` of weights, a tokenizer cut to `97%`, layers `2-5`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator
 
 _SIZE = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([kKmMgGbBtT]?)\s*$")
 _BYTES = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([kKMG]?)(B|iB)\s*$")
+SPAN = r"^(all|interior|\d{1,4}-\d{1,4})$"  # some of the layers, both ends included, the first being 0
 _FACTOR = {"": 1, "k": 1_000, "m": 1_000_000, "g": 10**9, "b": 10**9, "t": 10**12}
 
 

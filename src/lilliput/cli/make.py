@@ -20,6 +20,7 @@ _SAMPLE_LINES = 12
 # Of all that results.json holds, what `--json` prints.
 _ANSWER = (
     "name", "model", "run", "report", "parameters", "bits_per_byte", "held_out", "baselines", "samples", "cost",
+    "unshared",
 )  # fmt: skip
 
 
@@ -58,7 +59,8 @@ def make(
         return Answer(None, None)
     masked = recipe.objective == "masked"
     names = (*_ANSWER, "masked_loss", "guesses") if masked else _ANSWER
-    return Answer({name: made[name] for name in names}, closing_masked(made) if masked else closing(made))
+    data = {name: made[name] for name in names if name in made}
+    return Answer(data, closing_masked(made) if masked else closing(made))
 
 
 def split_words(words: list[str]) -> tuple[str, list[str]]:
@@ -95,6 +97,7 @@ def closing(made: dict[str, Any]) -> str:
     rows = [
         ("model", _short(made["model"])),
         ("parameters", f"{made['parameters']:,}"),
+        *_arithmetic(made),
         ("report", _short(made["report"])),
         ("", ""),
         ("bits per byte", f"{made['bits_per_byte']:.4f}{interval}"),
@@ -113,6 +116,14 @@ def closing(made: dict[str, Any]) -> str:
         f"  lilliput evaluate {model} --text FILE",
     ]
     return "\n".join(lines)
+
+
+def _arithmetic(made: dict[str, Any]) -> list[tuple[str, str]]:
+    """The work of a token, where the stored parameters do not tell it, since layers share them."""
+    if "unshared" not in made:
+        return []
+    work = made["unshared"]
+    return [("FLOPs a token", f"{work['flops_per_token']:,.0f}, as {work['parameters']:,} parameters unshared")]
 
 
 def closing_masked(made: dict[str, Any]) -> str:

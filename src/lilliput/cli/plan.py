@@ -43,6 +43,12 @@ def plan(
     tied: Annotated[
         bool | None, typer.Option("--tied/--untied", help="One table or two.", show_default="tied below 1B")
     ] = None,
+    share: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE", help="What layers share: ffn=all, loops=2, lora=auto; repeatable.", show_default=False
+        ),
+    ] = None,
     tokens: Annotated[str | None, typer.Option(help="Training tokens.", show_default="20 a parameter")] = None,
     count: Annotated[int, typer.Option(help="Plans to show.", min=1, max=100)] = 8,
     out: Annotated[
@@ -71,6 +77,7 @@ def plan(
         raise ConfigError("a speed that is asked for has to be measured", where=f"{_WHERE} --no-speed", mend=mend)
     model: dict[str, Any] = {"family": family, "depth": depth, "width": width, "heads": heads, "kv_heads": kv_heads}
     model |= {"head_dim": head_dim, "expansion": expansion, "tied": tied, "context": context}
+    model["share"] = _shared(share or [])
     recipe = _recipe(
         {"params": params, "bytes": size, "bits": bits, "speed": speed}, model, vocab, tokenizer, {"tokens": tokens}
     )
@@ -92,6 +99,19 @@ def plan(
     from lilliput.report.plan_text import plan_text
 
     return Answer(data, plan_text(data))
+
+
+def _shared(settings: list[str]) -> dict[str, Any]:
+    """`model.share` from its own settings."""
+    from lilliput.errors import ConfigError
+
+    found: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"not a setting: {setting!r}", where=f"{_WHERE} --share", mend="write key=value: ffn=all")
+        found[key] = int(text) if text.isdecimal() else text
+    return found
 
 
 def _recipe(

@@ -20,6 +20,8 @@ from lilliput.model.decoder import Decoder
 from lilliput.store import atomic_dir, write_json
 from lilliput.tokenizer.load import Tokenizer
 
+_BLOCKS = {"pangu": "PanGu-π blocks", "shared": "layers that share weights"}
+
 
 def save_model_dir(
     path: Path | str,
@@ -101,7 +103,7 @@ def _short_card(config: ModelConfig) -> str:
     own = config.family != "llama"
     trust = ", trust_remote_code=True" if own else ""
     plain = f"{config.model_type.capitalize()}-shaped"
-    kind = "Llama-shaped with PanGu-π blocks, whose class lies in this folder" if own else plain
+    kind = f"Llama-shaped with {_BLOCKS[config.family]}, whose class lies in this folder" if own else plain
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation

@@ -140,6 +140,9 @@ def _open_directory(place: Path, named: Path | None) -> Teacher:
     if not (place / "config.json").is_file():
         raise _no_model(place)
     config = read_config(place / "config.json")
+    if config.share is not None:
+        mend = "give a model without, or train this one further: lilliput make from=DIR"
+        raise ModelError("its layers share weights, which inheritance cannot take apart", where=str(place), mend=mend)
     stored = find_weights(place, config)
     source = _source_of(place, named)
     tokenizer = Tokenizer.of(source)

@@ -113,7 +113,7 @@ def check_family(config: ModelConfig) -> None:
     """ModelError where there are parts that have no gates."""
     if config.family != "llama":
         raise ModelError(
-            f"masks are not learned for a {config.family}: its shortcuts and series have no gates",
+            f"masks are not learned for a {config.family}: not all of its parts have gates",
             where="model.family",
             mend="choose neurons by l1, l2 or taylor",
         )

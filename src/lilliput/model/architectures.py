@@ -13,7 +13,10 @@ from typing import Any
 
 from lilliput.errors import ModelError
 
-PANGU = "lilliput_pangu"  # the model_type of PanGu-π blocks, whose class each model directory brings along
+# The model_type of families that transformers does not know: each model directory brings their class along.
+PANGU = "lilliput_pangu"
+SHARED = "lilliput_shared"
+OWN = {"pangu": PANGU, "shared": SHARED}
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,10 @@ ARCHITECTURES = {
         "Qwen3ForCausalLM", attention_bias=None, qk_norm=True, window="some", defaults={**_QWEN, "head_dim": 128}
     ),
     PANGU: Architecture("LilliputPanguForCausalLM", attention_bias=None, mlp_bias=None, whole_heads=True),
+    SHARED: Architecture("LilliputSharedForCausalLM", attention_bias=None, mlp_bias=None, whole_heads=True),
 }
+
+_SHARE = "share_"  # begins the keys of config.json that say which weights are shared
 
 # Keys that change what the model computes and that we do not implement: each may be present only with a value that
 # means "off".
@@ -151,9 +157,29 @@ def read(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         "output_bias": known.output_bias,
         "mlp_bias": _fixed(known.mlp_bias, raw.get("mlp_bias", False)),
         "qk_norm": known.qk_norm,
-        "family": "pangu" if kind == PANGU else "llama",
+        "family": next((family for family, own in OWN.items() if own == kind), "llama"),
         "shortcut": int(raw.get("shortcut_size", 0)) if kind == PANGU else 0,
         "series": int(raw.get("activation_series", 1)) if kind == PANGU else 1,
+        "share": _share(raw) if kind == SHARED else None,
+    }
+
+
+def _share(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What `own_keys` wrote of the layers that share weights."""
+    return {key.removeprefix(_SHARE): value for key, value in raw.items() if key.startswith(_SHARE)}
+
+
+def own_keys(kind: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of `config.json` of a family of ours: where its class lies, and its own fields."""
+    name = ARCHITECTURES[kind].model_class.removesuffix("ForCausalLM")
+    prefix = _SHARE if kind == SHARED else ""
+    return {
+        "auto_map": {
+            "AutoConfig": f"configuration_{kind}.{name}Config",
+            "AutoModel": f"modeling_{kind}.{name}Model",
+            "AutoModelForCausalLM": f"modeling_{kind}.{name}ForCausalLM",
+        },
+        **{f"{prefix}{key}": value for key, value in fields.items()},
     }
 
 
@@ -234,7 +260,7 @@ def _rope(raw: Mapping[str, Any], where: str) -> float:
 
 def _stranger(kind: object, where: str) -> ModelError:
     why = next((f": it {why}" for name, why in _STRANGERS.items() if str(kind).startswith(name)), "")
-    names = [*(name for name in ARCHITECTURES if name != PANGU), PANGU]
+    names = list(ARCHITECTURES)
     return ModelError(
         f"model_type {kind!r} is not supported{why}",
         where=where,

@@ -12,6 +12,8 @@ masked parent, which keeps its shape and computes with zeros in the place of wha
   would be √(all / kept) times as large as the child's (and ε so much larger); the child's is the right one, since a
   norm's purpose is a mean square of one over the channels that there are.
 
+What layers share is cut once, so all that use it keep the same members, and no layer goes (sharing.py).
+
 A key-value head takes its query heads with it (spaces.PARENT) and head_dim stays. Kept numbers increase, so the rotary
 order inside a head, the grouping of the heads and the order of the layers stay as they were.
 """
@@ -28,7 +30,8 @@ from torch import Tensor
 from lilliput.errors import ModelError
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
-from lilliput.model.spaces import PARENT, Axis, shapes, sizes, templates
+from lilliput.model.sharing import Sharing
+from lilliput.model.spaces import PARENT, Axis, layers_of, shapes, sizes, templates
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,10 @@ def _places(config: ModelConfig, kept: Kept) -> dict[str, _Place]:
         if "{layer}" not in template:
             places[template] = _Place(template, axes, common)
             continue
+        stored = layers_of(template, config)
         for new, (old, members) in enumerate(zip(kept.layers, layers, strict=True)):
+            if old not in stored:
+                continue
             places[template.format(layer=old)] = _Place(template.format(layer=new), axes, members)
     return places
 
@@ -190,6 +196,21 @@ def _check(config: ModelConfig, kept: Kept) -> None:
                     where=f"{space} of layer {layer}",
                     mend="keep the same number in every layer",
                 )
+    if config.share is not None:
+        _check_shared(config, config.share, kept)
+
+
+def _check_shared(config: ModelConfig, share: Sharing, kept: Kept) -> None:
+    """What layers share is cut once: all that use it keep the same of it, and none of them goes."""
+    if len(kept.layers) < config.depth:
+        reason = "layers that share weights cannot be left out"
+        raise ModelError(reason, where="layers", mend=f"keep all {config.depth}")
+    for space, part, layers in (("ffn", "mlp.down_proj", kept.ffn), ("kv_head", "self_attn.o_proj", kept.kv_head)):
+        for layer, owner in enumerate(share.owners(part, config.depth)):
+            if layers[layer] != layers[owner]:
+                reason = f"it keeps others than layer {owner}, with which it shares what is cut"
+                mend = "keep the same in both"
+                raise ModelError(reason, where=f"{space} of layer {layer}", mend=mend)
 
 
 def _check_members(members: Sequence[int], size: int, where: str) -> None:

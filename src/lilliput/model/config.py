@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lilliput.errors import ModelError
-from lilliput.model.architectures import ARCHITECTURES, PANGU, Architecture, bias_keys, read
+from lilliput.model.architectures import ARCHITECTURES, OWN, Architecture, bias_keys, own_keys, read
+from lilliput.model.sharing import Sharing, settled, shared_less
 
-FAMILIES = ("llama", "pangu")
+FAMILIES = ("llama", *OWN)
 BY_FAMILY = -1  # of `shortcut` and `series`: what the family has by default
 INITS = ("constant", "gpt2", "gpt2-residual", "internlm", "depth", "fan-in")
 
@@ -21,10 +22,11 @@ class ModelConfig:
 
     family: "llama", or "pangu" for PanGu-π blocks (pangu.py). Of these, `shortcut` is the bottleneck of the augmented
     shortcut, 0 for none, and `series` the number of the activation's terms, 1 for the plain one. Left at BY_FAMILY they
-    are settled here: 0 and 1 for llama, `default_shortcut` and 2 for pangu.
-    model_type: transformers' name of what this is, a key of ARCHITECTURES; PanGu-π blocks have their own. It decides
-    which biases and norms there may be: `attention_bias` of q, k and v, `output_bias` of the attention's output (None:
-    as attention_bias), `qk_norm` an RMSNorm over head_dim of each query and key before it is turned.
+    are settled here: 0 and 1 for llama, `default_shortcut` and 2 for pangu. share: what its layers have in common
+    (sharing.py), which makes a llama the family "shared".
+    model_type: transformers' name of what this is, a key of ARCHITECTURES; the other families have their own. It
+    decides which biases and norms there may be: `attention_bias` of q, k and v, `output_bias` of the attention's output
+    (None: as attention_bias), `qk_norm` an RMSNorm over head_dim of each query and key before it is turned.
 
     Raises ModelError for a shape that cannot be computed or that `transformers` would refuse to load.
     """
@@ -51,6 +53,7 @@ class ModelConfig:
     model_type: str = "llama"
     qk_norm: bool = False
     output_bias: bool | None = None
+    share: Sharing | None = None
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "depth", "width", "heads", "kv_heads", "head_dim", "ffn", "context"):
@@ -74,6 +77,9 @@ class ModelConfig:
             raise ModelError(
                 f"unknown model family {self.family!r}", where="model.family", mend=f"one of {', '.join(FAMILIES)}"
             )
+        object.__setattr__(self, "share", settled(self))
+        if self.share is not None:
+            object.__setattr__(self, "family", "shared")
         self._settle_blocks()
         self._settle_type()
         if self.init not in INITS:
@@ -110,15 +116,15 @@ class ModelConfig:
 
     def _settle_type(self) -> None:
         """Let model_type follow the family, and refuse what transformers' class of that name does not compute."""
-        if self.model_type in ("llama", PANGU):
-            object.__setattr__(self, "model_type", PANGU if self.family == "pangu" else "llama")
+        if self.model_type in ("llama", *OWN.values()):
+            object.__setattr__(self, "model_type", OWN.get(self.family, "llama"))
         known = ARCHITECTURES.get(self.model_type)
-        if known is None or (self.family == "pangu") != (self.model_type == PANGU):
-            kinds = [kind for kind in ARCHITECTURES if kind != PANGU]
+        if known is None or OWN.get(self.family, self.model_type) != self.model_type:
+            kinds = [kind for kind in ARCHITECTURES if kind not in OWN.values()]
             raise ModelError(
                 f"no {self.family} has the model_type {self.model_type!r}",
                 where="model.model_type",
-                mend="leave it out" if self.family == "pangu" else f"one of {', '.join(kinds)}",
+                mend="leave it out" if self.family in OWN else f"one of {', '.join(kinds)}",
             )
         if known.whole_heads and self.width % self.heads:
             # Nothing in the arithmetic needs it, but transformers' Llama refuses such a config.json.
@@ -154,7 +160,8 @@ class ModelConfig:
         """The fields as a stored stage's key has them: those that came later only where they say something, so that
         what was stored under a plain shape is still found."""
         fields = asdict(self)
-        plain = {"model_type": PANGU if self.family == "pangu" else "llama", "qk_norm": False, "output_bias": None}
+        kind = OWN.get(self.family, "llama")
+        plain = {"model_type": kind, "qk_norm": False, "output_bias": None, "share": None}
         return {name: value for name, value in fields.items() if name not in plain or value != plain[name]}
 
     def layer_matrix_parameters(self) -> int:
@@ -168,7 +175,7 @@ class ModelConfig:
         return self.depth * self.layer_matrix_parameters() + self.vocab_size * self.width
 
     def parameters(self) -> int:
-        """Stored parameters, exactly; a tied head counts once."""
+        """Stored parameters, exactly; what is tied or shared counts once."""
         biases = 0
         if self.attention_bias:
             biases += self.head_dim * (self.heads + 2 * self.kv_heads)
@@ -180,7 +187,7 @@ class ModelConfig:
         norms = 2 * self.width + (2 * self.head_dim if self.qk_norm else 0)
         layer = self.layer_matrix_parameters() + biases + series + norms
         tables = self.vocab_size * self.width * (1 if self.tied else 2)
-        return self.depth * layer + tables + self.width
+        return self.depth * layer + tables + self.width - shared_less(self)
 
     def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
         """The `config.json` of the same model in transformers. Versions 4 and 5 spell the rotary base and the
@@ -213,18 +220,10 @@ class ModelConfig:
 
     def _hf_class(self) -> dict[str, Any]:
         named = {"architectures": [ARCHITECTURES[self.model_type].model_class], "model_type": self.model_type}
-        if self.family == "llama":
-            return named
-        return {
-            **named,
-            "auto_map": {
-                "AutoConfig": f"configuration_{PANGU}.LilliputPanguConfig",
-                "AutoModel": f"modeling_{PANGU}.LilliputPanguModel",
-                "AutoModelForCausalLM": f"modeling_{PANGU}.LilliputPanguForCausalLM",
-            },
-            "shortcut_size": self.shortcut,
-            "activation_series": self.series,
-        }
+        own = {"shortcut_size": self.shortcut, "activation_series": self.series}
+        if self.share is not None:
+            own = asdict(self.share)
+        return named if self.family == "llama" else {**named, **own_keys(self.model_type, own)}
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], where: str = "config.json") -> ModelConfig:

@@ -1,4 +1,5 @@
-"""The decoder: Llama-shaped, with PanGu-π blocks where asked, its tensors named as Hugging Face names them.
+"""The decoder: Llama-shaped, with PanGu-π blocks or layers that share weights where asked, its tensors named as Hugging
+Face names them.
 
 The names come from the modules' names, so `state_dict()` is already the content of `model.safetensors`.
 """
@@ -13,6 +14,7 @@ from lilliput.model.gemm import linear
 from lilliput.model.layers import Block, Linear, RMSNorm, rope_table
 from lilliput.model.loss import cross_entropy
 from lilliput.model.pangu import PanguBlock
+from lilliput.model.shared_block import shared_layers
 
 
 class Embedding(nn.Embedding):
@@ -32,7 +34,8 @@ class Body(nn.Module):
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.width)
         block = PanguBlock if config.family == "pangu" else Block
-        self.layers = nn.ModuleList(block(config) for _ in range(config.depth))
+        plain = (block(config) for _ in range(config.depth))
+        self.layers = nn.ModuleList(plain if config.share is None else shared_layers(config, config.share))
         self.norm = RMSNorm(config.width, config.norm_eps)
         cos, sin = rope_table(config.context, config.head_dim, config.rope_theta)
         self.register_buffer("cos", cos, persistent=False)

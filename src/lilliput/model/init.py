@@ -20,7 +20,9 @@ from lilliput.model.decoder import Decoder
 SIGMA = 0.02  # GPT-2's; the paper does not print its own (2402.02791 §3.1)
 
 _RESIDUAL_OUTPUTS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
-_ZERO = (".bias", ".shortcut.out_proj.weight", ".act_fn.shift_1", ".act_fn.shift_2", ".act_fn.scale_2")
+_ZERO = (
+    ".bias", ".lora_B.weight", ".shortcut.out_proj.weight", ".act_fn.shift_1", ".act_fn.shift_2", ".act_fn.scale_2",
+)  # fmt: skip
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
@@ -37,7 +39,8 @@ def sigma(name: str, shape: tuple[int, ...], kind: str, depth: int) -> float:
     layer to σ in the last, values and attention outputs rise from σ/√2 to σ, linearly in the layer; the MLP has σ.
 
     The first matrix of a PanGu-π shortcut is of no kind's exceptions: "gpt2" scales it as every matrix of a layer, the
-    others leave it at σ or 1/√inputs. (The second starts at zero.)
+    others leave it at σ or 1/√inputs. (The second starts at zero.) So is the first of a LoRA, A. What layers share
+    starts as the first of them has it.
     """
     base = SIGMA if kind != "fan-in" else 1 / math.sqrt(shape[1])
     layer = _LAYER.match(name)

@@ -7,6 +7,7 @@ what a loaded file is checked against: it implies every tensor's name and shape.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,8 +16,10 @@ from lilliput.model.config import ModelConfig
 if TYPE_CHECKING:
     from lilliput.model.decoder import Decoder
 
-SPACES = ("vocab", "hidden", "ffn", "head", "kv_head", "bottleneck", "channel", "layer")
-# A channel is one place in a head, of head_dim: all heads have the same ones, and none is ever cut.
+SPACES = ("vocab", "hidden", "ffn", "head", "kv_head", "bottleneck", "rank", "channel", "layer")
+# A channel is one place in a head, of head_dim: all heads have the same ones, and none is ever cut. Nor is a rank.
+
+_LAYER = "model.layers.{layer}."
 
 # A query head belongs to one key-value head: cutting kv_head cuts its `heads / kv_heads` query heads.
 PARENT = {"head": "kv_head"}
@@ -45,6 +48,7 @@ def sizes(config: ModelConfig) -> dict[str, int]:
         "head": config.heads,
         "kv_head": config.kv_heads,
         "bottleneck": config.shortcut,
+        "rank": config.share.lora if config.share else 0,
         "channel": config.head_dim,
         "layer": config.depth,
     }
@@ -87,9 +91,30 @@ def templates(config: ModelConfig) -> dict[str, tuple[Axis, ...]]:
         table[attention + "shortcut.out_proj.weight"] = (hidden, bottleneck)
     for term in range(1, config.series + 1) if config.series > 1 else ():
         table |= {mlp + f"act_fn.scale_{term}": (ffn,), mlp + f"act_fn.shift_{term}": (ffn,)}
+    if config.share is not None:
+        table |= _loras(config, table)
     if not config.tied:
         table["lm_head.weight"] = (vocab, hidden)
     return table
+
+
+def _loras(config: ModelConfig, table: Mapping[str, tuple[Axis, ...]]) -> dict[str, tuple[Axis, ...]]:
+    """The two matrices of each LoRA beside the shared one that it is added to."""
+    found: dict[str, tuple[Axis, ...]] = {}
+    for name, axes in table.items():
+        part, _, kind = name.removeprefix(_LAYER).rpartition(".")
+        if config.share is not None and kind == "weight" and config.share.adapted(part, config.depth):
+            outputs, inputs = axes
+            found[f"{_LAYER}{part}.lora_A.weight"] = (Axis("rank"), inputs)
+            found[f"{_LAYER}{part}.lora_B.weight"] = (outputs, Axis("rank"))
+    return found
+
+
+def layers_of(template: str, config: ModelConfig) -> Sequence[int]:
+    """The layers that store a tensor by this template: all, or where layers share it the first that uses it."""
+    if config.share is None:
+        return range(config.depth)
+    return config.share.stored(template.removeprefix(_LAYER), config.depth)
 
 
 def declared(config: ModelConfig) -> dict[str, tuple[Axis, ...]]:
@@ -100,7 +125,7 @@ def declared(config: ModelConfig) -> dict[str, tuple[Axis, ...]]:
         if "{layer}" not in template:
             table[template] = axes
             continue
-        for index in range(config.depth):
+        for index in layers_of(template, config):
             table[template.format(layer=index)] = (Axis("layer", at=index), *axes)
     return table
 

@@ -24,7 +24,7 @@ from lilliput.plan.limits import Limit
 from lilliput.plan.prior import Prior, shipped_prior
 from lilliput.plan.rules import EXPANSION_RANGE, ffn_step
 from lilliput.plan.search import fill, rank
-from lilliput.recipe import load_recipe
+from lilliput.recipe import ShareSettings, load_recipe
 
 # Multiples that widths should have, the best first: quantised formats want 32.
 _STEPS = (32, 16, 8, 1)
@@ -99,6 +99,9 @@ def target_of_plan(file: Path, teacher: ModelConfig) -> Target:
     others = [(option, plan, own, what) for option, plan, own, what in fixed if plan is not None and plan != own]
     wrong = [f"{plan} {what}, not {own}" for _, plan, own, what in others]
     again = [f"{option} {own}" for option, _, own, _ in others]
+    if asked.share != ShareSettings():
+        mend = "plan again without --share"
+        raise ConfigError("layers of a carved model share no weights, and the plan's do", where=str(file), mend=mend)
     if asked.tied is not None and asked.tied != teacher.tied:
         wrong.append(f"{'tied' if asked.tied else 'untied'} tables")
         again.append("--tied" if teacher.tied else "--untied")

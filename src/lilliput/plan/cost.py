@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lilliput.errors import ConfigError
 from lilliput.model.config import ModelConfig
-from lilliput.model.spaces import sizes, templates
+from lilliput.model.sharing import unrolled
+from lilliput.model.spaces import layers_of, sizes, templates
 
 BITS = (16, 8, 4)
 
@@ -53,11 +54,12 @@ class Fallback:
 
 @dataclass(frozen=True)
 class _Stored:
-    """`copies` tensors of one name, shape and type."""
+    """Tensors of one name, shape and type, `copies` of them. layers: those that hold them; none for a table."""
 
     template: str
     shape: tuple[int, ...]
     copies: int
+    layers: tuple[int, ...]
     wanted: str
     taken: str
 
@@ -111,8 +113,10 @@ def kv_cache_bytes(shape: ModelConfig, positions: int | None = None, itemsize: i
 
 def decode_flops(shape: ModelConfig, positions: int) -> float:
     """FLOPs of one new token after `positions` others: 2 for each weight of a matrix (the head's too, not the
-    look-up's) and 4 · depth · heads · head_dim for each of the positions + 1 attended to."""
-    matrices = sum(tensor.elements for tensor in _tensors(shape) if _multiplied(tensor.template, tensor.shape, shape))
+    look-up's) and 4 · depth · heads · head_dim for each of the positions + 1 attended to. What layers share counts for
+    each of them; their LoRAs are added to it once, before anything is written (model/shared_block.py)."""
+    plain = unrolled(shape)
+    matrices = sum(tensor.elements for tensor in _tensors(plain) if _multiplied(tensor.template, tensor.shape, plain))
     attention = 2.0 * shape.depth * shape.heads * shape.head_dim * (positions + 1)
     return 2.0 * (matrices + attention)
 
@@ -122,7 +126,8 @@ def _tensors(shape: ModelConfig) -> Iterator[_Stored]:
     size = sizes(shape)
     for template, axes in templates(shape).items():
         dimensions = tuple(size[axis.space] * axis.inner for axis in axes)
-        yield _Stored(template, dimensions, shape.depth if "{layer}" in template else 1, "F32", "F32")
+        layers = tuple(layers_of(template, shape)) if "{layer}" in template else ()
+        yield _Stored(template, dimensions, len(layers) or 1, layers, "F32", "F32")
 
 
 def _multiplied(template: str, dimensions: tuple[int, ...], shape: ModelConfig) -> bool:
@@ -145,11 +150,11 @@ def _stored(shape: ModelConfig, bits: int) -> Iterator[_Stored]:
             continue
         # One row counts as one axis, and other names than `.weight` are left alone (tensor_allows_quantization).
         if bits == 16 or not _is_matrix(tensor.template, tensor.shape) or math.prod(tensor.shape[:-1]) == 1:
-            yield _Stored(tensor.template, tensor.shape, tensor.copies, "F16", "F16")
+            yield replace(tensor, wanted="F16", taken="F16")
             continue
         for wanted, copies in _wanted(tensor, bits, shape).items():
             taken = _fitting(wanted, tensor.shape[-1])
-            yield _Stored(tensor.template, tensor.shape, copies, wanted, taken)
+            yield replace(tensor, copies=copies, wanted=wanted, taken=taken)
 
 
 def _wanted(tensor: _Stored, bits: int, shape: ModelConfig) -> dict[str, int]:
@@ -160,11 +165,11 @@ def _wanted(tensor: _Stored, bits: int, shape: ModelConfig) -> dict[str, int]:
         return {"Q6_K": 1}
     if not tensor.template.endswith((_VALUE, _DOWN)):
         return {"Q4_K": tensor.copies}
-    more = sum(_more_bits(layer, shape.depth) for layer in range(shape.depth))
+    more = sum(_more_bits(layer, shape.depth) for layer in tensor.layers)
     # llama.cpp takes 80 layers with grouped queries for Llama 2 70B, whose values get a better type.
     large = tensor.template.endswith(_VALUE) and shape.depth == 80 and shape.heads != shape.kv_heads
     rest = "Q5_K" if large else "Q4_K"
-    return {kind: copies for kind, copies in (("Q6_K", more), (rest, shape.depth - more)) if copies}
+    return {kind: copies for kind, copies in (("Q6_K", more), (rest, tensor.copies - more)) if copies}
 
 
 def _more_bits(layer: int, depth: int) -> bool:

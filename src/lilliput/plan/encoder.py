@@ -12,7 +12,7 @@ import math
 from lilliput.errors import ConfigError
 from lilliput.model.encoder_config import EncoderConfig
 from lilliput.plan.rules import DEFAULT_PARAMS
-from lilliput.recipe import ModelSettings, Recipe
+from lilliput.recipe import ModelSettings, Recipe, ShareSettings
 
 CONTEXT = 128
 DROPOUT = 0.1
@@ -48,6 +48,7 @@ def check_encoder_keys(recipe: Recipe) -> None:
         "model.kv_heads": asked.kv_heads and asked.kv_heads != asked.heads,
         "model.shortcut": asked.shortcut,
         "model.series": asked.series,
+        "model.share": asked.share != ShareSettings(),
         "model.tied": asked.tied is False,
         "model.rope_theta": asked.rope_theta != ModelSettings.model_fields["rope_theta"].default,
         "budget.bytes": budget.bytes,

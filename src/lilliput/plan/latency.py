@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from lilliput.evaluate.speed import feeds
 from lilliput.model.config import ModelConfig
+from lilliput.model.sharing import unrolled
 from lilliput.plan.probes import Point, Step
 from lilliput.train.derive import flops
 
@@ -149,8 +150,9 @@ def features(shape: ModelConfig, batch: int, start: Array, length: Array, itemsi
     depth, heads, kv_heads, head_dim = shape.depth, shape.heads, shape.kv_heads, shape.head_dim
     rows, end = batch * length, start + length
     tables = shape.vocab_size * shape.width
-    # Every weight but the embedding, of which one row is looked up; a tied table is read as the head.
-    read = itemsize * float(shape.parameters() - (0 if shape.tied else tables)) * np.ones_like(start)
+    # Every weight but the embedding, of which one row is looked up; a tied table is read as the head. The writer has a
+    # copy of its own for each use of what layers share.
+    read = itemsize * float(unrolled(shape).parameters() - (0 if shape.tied else tables)) * np.ones_like(start)
     seen = np.ceil(length / _QUERIES) * itemsize * 2.0 * depth * batch * kv_heads * head_dim * end
     elements = 4 * shape.width + 2 * (heads + 2 * kv_heads) * head_dim + (1 + 2 * shape.series) * shape.ffn
     scores = batch * depth * heads * length * (start + (length + 1) / 2)

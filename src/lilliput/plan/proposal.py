@@ -85,6 +85,7 @@ def _dimensions(shape: ModelConfig) -> dict[str, Any]:
         "shortcut": shape.shortcut,
         "series": shape.series,
         "context": shape.context,
+        "share": None if shape.share is None else asdict(shape.share),
     }
 
 
@@ -157,6 +158,7 @@ def shape_of(plan: Mapping[str, Any]) -> ModelConfig:
         bos_id=0,
         eos_id=0,
         ffn=plan["ffn"],
+        share=plan["share"],
         **{name: plan[name] for name in _NAMES},
     )
 
@@ -165,7 +167,9 @@ def plan_recipe(recipe: Recipe, plan: Mapping[str, Any]) -> str:
     """The plan as a recipe's YAML, every dimension fixed: what `make` and `speed` take."""
     values = recipe.to_dict()
     values["model"] |= {name: plan[name] for name in (*_NAMES, "expansion")}
-    if plan["family"] == "llama":
+    # Layers that share weights are asked for as such.
+    values["model"]["family"] = recipe.model.family
+    if recipe.model.family == "llama":
         values["model"] |= {"shortcut": None, "series": None}
     if values["tokenizer"]["from"] is None:
         values["tokenizer"]["vocab_size"] = plan["vocab"]
@@ -182,7 +186,7 @@ def _given(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
     """`values` without what is so by default."""
     kept = {}
     for key, value in values.items():
-        inner = _given(value, defaults[key]) if isinstance(value, Mapping) else value
+        inner = _given(value, defaults.get(key, {})) if isinstance(value, Mapping) else value
         if inner != defaults.get(key) and inner != {}:
             kept[key] = inner
     return kept

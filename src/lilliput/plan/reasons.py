@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lilliput.model.config import ModelConfig
+from lilliput.model.sharing import unrolled
 from lilliput.plan.rules import (
     EXPANSION,
     EXPANSION_RANGE,
@@ -20,7 +21,7 @@ _DEPTH, _WIDTH, _HEAD_DIM = 20, 1792, 128
 
 def reasons(shape: ModelConfig) -> list[str]:
     """One sentence a dimension, with the section or table it goes back to."""
-    return [_depth(shape), _expansion(shape), _heads(shape), _share(shape), *_tied(shape)]
+    return [_depth(shape), _expansion(shape), _heads(shape), _share(shape), *_tied(shape), *_common(shape)]
 
 
 def _depth(shape: ModelConfig) -> str:
@@ -63,6 +64,17 @@ def _share(shape: ModelConfig) -> str:
     if share < MAX_SHARE:
         return f"{text}; below {MAX_SHARE:.0%}, as the paper asks (§2.1)."
     return f"{text}: more than the {MAX_SHARE:.0%} that the paper allows (§2.1)."
+
+
+def _common(shape: ModelConfig) -> list[str]:
+    """Said of layers that share weights."""
+    if shape.share is None:
+        return []
+    return [
+        f"shared weights: {shape.share.told()}. {shape.parameters():,} stored parameters compute as many FLOPs as "
+        f"{unrolled(shape).parameters():,} would; the runs behind the order share none, so depth and size are judged "
+        "as theirs."
+    ]
 
 
 def _tied(shape: ModelConfig) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 
 from lilliput.model.config import ModelConfig
+from lilliput.model.sharing import unrolled
 
 DEFAULT_PARAMS = 1_000_000
 MAX_SHARE = 0.20
@@ -111,4 +112,5 @@ def describe(shape: ModelConfig) -> str:
         f"FFN {shape.ffn}, "
         f"vocabulary {shape.vocab_size:,} ({table_share(shape):.0%} of {shape.parameters():,} parameters), "
         f"{'tied' if shape.tied else 'untied'}, context {shape.context}"
+        f"{f', {shape.share.told()}: computes as {unrolled(shape).parameters():,} parameters' if shape.share else ''}"
     )

@@ -88,9 +88,8 @@ def explore(recipe: Recipe, found: Sequence[Ranked], prior: Prior) -> list[Ranke
             deepest[one.shape.width] = one.shape
     if recipe.model.depth:
         return []
-    more = {
-        replace(shape, depth=max(1, round(share * shape.depth))) for shape in deepest.values() for share in _SHALLOWER
-    }
+    depths = [(shape, max(1, round(share * shape.depth))) for shape in deepest.values() for share in _SHALLOWER]
+    more = {replace(shape, depth=depth) for shape, depth in depths if shape.share is None or shape.share.fits(depth)}
     return rank(sorted(more - {one.shape for one in found}, key=repr), prior)
 
 
@@ -191,16 +190,28 @@ def _filled(frame: Frame, limits: Sequence[Limit]) -> Iterator[ModelConfig]:
     if not limits:
         yield frame.shape(fixed or 1, frame.usual_ffn())
         return
-    for shape in fill(frame.shape, frame.ffn_sizes(), limits, fixed):
+    share = frame.share
+    if share is None or fixed:
+        shapes = fill(frame.shape, frame.ffn_sizes(), limits, fixed)
+    else:
+        # Only some depths can share as asked: the search goes over these.
+        depths = [depth for depth in range(1, _MAX_DEPTH + 1) if share.fits(depth)]
+        shapes = fill(lambda at, ffn: frame.shape(depths[at - 1], ffn), frame.ffn_sizes(), limits, most=len(depths))
+    for shape in shapes:
         yield from (other for other in _with_heads(frame, shape) if all(limit.holds(other) for limit in limits))
 
 
 def fill(
-    shape: Callable[[int, int], ModelConfig], sizes: Sequence[int], limits: Sequence[Limit], depth: int | None = None
+    shape: Callable[[int, int], ModelConfig],
+    sizes: Sequence[int],
+    limits: Sequence[Limit],
+    depth: int | None = None,
+    most: int = _MAX_DEPTH,
 ) -> Iterator[ModelConfig]:
     """The shapes that use the limits up, deepest first: for each depth the largest feed-forward that keeps them.
 
-    shape: of a depth and a feed-forward size. sizes: the feed-forward's, smallest first. depth: the only one, if fixed.
+    shape: of a depth and a feed-forward size. sizes: the feed-forward's, smallest first. depth: the only one, if fixed,
+    else they are 1 to `most`.
     """
 
     def fits(depth: int, ffn: int) -> bool:
@@ -212,7 +223,7 @@ def fill(
     def fits_at_all(depth: int) -> bool:
         return any(fits(depth, alike[0]) for alike in kinds)
 
-    here = (depth if fits_at_all(depth) else 0) if depth else _largest(_MAX_DEPTH, fits_at_all)
+    here = (depth if fits_at_all(depth) else 0) if depth else _largest(most, fits_at_all)
     while here >= 1:
         best = max(_widest(alike, partial(fits, here)) for alike in kinds)
         yield shape(here, best)

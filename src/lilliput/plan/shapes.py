@@ -6,6 +6,7 @@ import math
 
 from lilliput.errors import ConfigError
 from lilliput.model.config import BY_FAMILY, ModelConfig
+from lilliput.model.sharing import Sharing, default_rank
 from lilliput.plan.rules import (
     EXPANSION,
     EXPANSION_RANGE,
@@ -17,7 +18,7 @@ from lilliput.plan.rules import (
     usual_vocabulary,
     usually_tied,
 )
-from lilliput.recipe import Recipe
+from lilliput.recipe import Recipe, ShareSettings
 
 
 def check_dimensions(recipe: Recipe) -> None:
@@ -91,6 +92,27 @@ class Frame:
         self.tied = asked.tied if asked.tied is not None else usually_tied(self.size)
         self.vocab = vocab or usual_vocabulary(width, self.size, self.tied)
         self.step = ffn_step(self.size, width)
+        self.share = self._sharing()
+
+    def _sharing(self) -> Sharing | None:
+        """What the layers share, the LoRAs' rank following from the width where it is left to that."""
+        asked, keys = self.recipe.model.share, self.kv_heads * self.head_dim
+        if asked == ShareSettings():
+            return None
+        rank = default_rank(self.width, keys) if asked.lora == "auto" else asked.lora or 0
+        if rank > self.width:
+            raise ConfigError(
+                f"a LoRA of rank {rank} is larger than any matrix at width {self.width}",
+                where="model.share.lora",
+                mend=f"at most {self.width}, or a larger model.width",
+            )
+        return Sharing(
+            ffn=asked.ffn,
+            attention_output=asked.attention_output,
+            loops=asked.loops or 1,
+            looped=asked.looped,
+            lora=rank,
+        )
 
     def ffn_sizes(self) -> range:
         """The feed-forward sizes to choose from, smallest first: the one asked, or those of the usual expansions."""
@@ -128,4 +150,5 @@ class Frame:
             shortcut=BY_FAMILY if asked.shortcut is None else asked.shortcut,
             series=BY_FAMILY if asked.series is None else asked.series,
             init=asked.init,
+            share=self.share,
         )

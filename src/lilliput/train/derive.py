@@ -15,6 +15,7 @@ import torch
 
 from lilliput.device import compiler, threads, total_memory
 from lilliput.errors import ConfigError
+from lilliput.model.sharing import unrolled
 from lilliput.progress import count, duration
 from lilliput.train.config import TrainConfig as TrainConfig
 from lilliput.train.memory import activation_bytes
@@ -55,9 +56,10 @@ class Horizon:
 
 
 def flops(model: ModelConfig, tokens: float) -> float:
-    """Training cost C = 6·N_nonemb·D + 6·V·d·D; attention's quadratic part is not counted."""
+    """Training cost C = 6·N_nonemb·D + 6·V·d·D; attention's quadratic part is not counted, what layers share is counted
+    for each of them."""
     table = model.vocab_size * model.width
-    body = model.parameters() - table * (1 if model.tied else 2)
+    body = unrolled(model).parameters() - table * (1 if model.tied else 2)
     return 6.0 * body * tokens + 6.0 * table * tokens
 
 
@@ -151,6 +153,8 @@ def derive(
     fresh = tokens if divided is None or not divided.replays else divided.ends(steps)[0] * batch * model.context
     notes.extend(_epoch_notes(tokens, fresh, tokens_per_epoch, bytes_per_epoch))
     lr = _rate(train, model, length.tokens, before, batch * model.context, notes)
+    if model.share is not None:
+        notes.derived("lr of shared weights", "lr/√n", "n layers use them, a step counts n times (docs/model.md)")
     warmup = warmup_of(train, steps, notes)
     beta2 = beta2_of(train, batch * model.context, notes)
     seconds = cost / nominal_rate(model, device)

@@ -10,12 +10,14 @@ measures how well the estimate holds.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
 from lilliput.model.loss import chunk_rows
+from lilliput.model.sharing import extents, unrolled
 
 if TYPE_CHECKING:
     from lilliput.model.config import ModelConfig
@@ -69,16 +71,17 @@ def step_bytes(
     parameters = 4 * shape.parameters()
     layer = _layer(shape, tokens, precision, compile)
     table = 4 * shape.vocab_size * shape.width
-    body = parameters - table * (1 if shape.tied else 2)
+    tables = table * (1 if shape.tied else 2)
+    body = parameters - tables
     held = 3 * parameters + (parameters if passes > 1 else 0)
-    kept = shape.depth * (layer.activations + layer.copies + _SLACK.passing * layer.passing)
+    kept = shape.depth * (layer.activations + layer.copies + _SLACK.passing * layer.passing) + _sums(shape)
     # The last norm's input, both its results and the gradient that the loss leaves.
     ends = 4 * 4 * tokens * shape.width
     half = precision == "bf16"
     # Autocast adds a rounded head; gradients of matrices begin as bf16.
     loss = _loss_bytes(shape, tokens, precision) + (_SLACK.head + half / 2) * table
     late = max(0, body - shape.depth * layer.activations) if passes == 1 else 0
-    weights = _SLACK.weights / (2 if half else 1) * body / shape.depth
+    weights = _SLACK.weights / (2 if half else 1) * (4 * unrolled(shape).parameters() - tables) / shape.depth
     backward = _SLACK.gradients * late + weights + 2 * table
     work = _SLACK.layer * layer.activations + max(loss, backward)
     return int(held + kept + ends + work) + (_COMPILER if compile else _LIBRARIES)
@@ -118,6 +121,16 @@ def _layer(shape: ModelConfig, tokens: int, precision: str, compile: bool) -> _L
     # Autocast rounds every matrix; those that are joined first pass by in fp32.
     unrounded = 0 if compile else round(_SLACK.passing * 4 * joined)
     return _Layer(activations, 2 * shape.layer_matrix_parameters() + unrounded, passing)
+
+
+def _sums(shape: ModelConfig) -> int:
+    """Bytes of the sums W + B·A that are kept besides: of the matrices that are not joined with others, which are
+    copied anyway."""
+    share, sizes = shape.share, extents(shape)
+    if share is None:
+        return 0
+    outputs = ("self_attn.o_proj", "mlp.down_proj")
+    return 4 * sum(len(share.adapted(part, shape.depth)) * math.prod(sizes[part]) for part in outputs)
 
 
 def _loss_bytes(shape: ModelConfig, tokens: int, precision: str) -> int:

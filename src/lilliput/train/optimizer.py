@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,18 +10,30 @@ import torch
 from torch import nn
 
 from lilliput.errors import CheckpointError
+from lilliput.model.shared_block import uses_of
 from lilliput.train.config import TrainConfig
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def default_groups(model: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Two groups: tensors of two or more axes decay, norms' scales and biases do not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return [
-        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
-    ]
+    """Two groups: tensors of two or more axes decay, norms' scales and biases do not. What n layers use makes two more,
+    whose rate is 1/√n of the others'.
+
+    A step of such a tensor is taken in n places of the network at once, which move it √n (independent) to n times
+    (alike) as far as a step in one. Its gradient, the sum over the uses, shows that, but to scale the gradient would
+    change nothing, since Adam divides it by its own size: the rate has to be scaled. The decay goes with the rate.
+    """
+    uses = uses_of(model)
+    groups = []
+    for count in sorted({1, *uses.values()}):
+        own = [p for name, p in model.named_parameters() if p.requires_grad and uses.get(name, 1) == count]
+        rate = {} if count == 1 else {"rate": config.lr / math.sqrt(count)}
+        groups += [
+            {"params": [p for p in own if p.dim() >= 2], "weight_decay": config.weight_decay, **rate},
+            {"params": [p for p in own if p.dim() < 2], "weight_decay": 0.0, **rate},
+        ]
+    return groups
 
 
 def build_optimizer(

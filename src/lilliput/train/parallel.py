@@ -22,6 +22,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
+from lilliput.model.shared_block import lenders
+
 # While the first process evaluates and saves, the others wait.
 _PATIENCE = timedelta(hours=6)
 
@@ -84,7 +86,8 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def shard(model: nn.Module, world: World, device: torch.device) -> nn.Module:
-    """A sharded copy of `model`: each layer is one unit, the rest (embedding, head, last norm) another.
+    """A sharded copy of `model`: each layer is one unit, the rest (embedding, head, last norm, and layers whose weights
+    others use, too, which must not be put away after the first use) another.
 
     Gradients are averaged over the processes, so each process scales its loss by their number.
     """
@@ -92,8 +95,10 @@ def shard(model: nn.Module, world: World, device: torch.device) -> nn.Module:
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (world.size,))
     copied = copy.deepcopy(model)
+    lend = [block for _, block in lenders(copied)]
     for block in blocks(copied):
-        fully_shard(block, mesh=mesh)
+        if block not in lend:
+            fully_shard(block, mesh=mesh)
     fully_shard(copied, mesh=mesh)
     return copied
 

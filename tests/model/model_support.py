@@ -19,6 +19,16 @@ SHAPES = {
     "pangu-shortcut": {"family": "pangu", "shortcut": 7, "series": 1, "attention_bias": True, "tied": False},
     "pangu-series": {"family": "pangu", "shortcut": 0, "mlp_bias": True, "heads": 4, "kv_heads": 2},
 }
+SHARES = {
+    "ffn": {"ffn": "all"},
+    "ffn-lora": {"ffn": "interior", "lora": 3},
+    "output": {"attention_output": "1-3", "ffn": "all", "lora": 2},
+    "looped": {"loops": 3},
+    "looped-lora": {"loops": 2, "looped": "interior", "lora": 3},
+    "both": {"loops": 2, "looped": "2-5", "ffn": "2-5", "lora": 2},
+}
+_SHARED = {"depth": 6, "heads": 4, "kv_heads": 2, "width": 40, "head_dim": 10, "attention_bias": True, "mlp_bias": True}
+SHAPES |= {f"shared-{name}": {**_SHARED, "share": share} for name, share in SHARES.items()}
 
 
 def config(**changes: object) -> ModelConfig:

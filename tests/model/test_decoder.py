@@ -12,12 +12,16 @@ KINDS = {"llama": {}, "pangu": {"family": "pangu"}, "qwen3": {"model_type": "qwe
 
 
 def peer(model: Decoder):
-    """The transformers model with the same weights; for PanGu-π blocks the class that we ship on top of it."""
+    """The transformers model with the same weights; for a family of ours the class that we ship on top of it."""
     transformers = pytest.importorskip("transformers")
     if model.config.family == "pangu":
         from lilliput.export.blocks import modeling_lilliput_pangu as ours
 
         kind, settings = ours.LilliputPanguForCausalLM, ours.LilliputPanguConfig
+    elif model.config.family == "shared":
+        from lilliput.export.blocks import modeling_lilliput_shared as shared
+
+        kind, settings = shared.LilliputSharedForCausalLM, shared.LilliputSharedConfig
     else:
         settings = transformers.CONFIG_MAPPING[model.config.model_type]
         kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[settings]

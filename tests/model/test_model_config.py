@@ -7,6 +7,7 @@ from model_support import SHAPES, config
 
 from lilliput.errors import ModelError
 from lilliput.model import Decoder, ModelConfig
+from lilliput.model.sharing import unrolled
 
 
 @pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
@@ -14,7 +15,9 @@ def test_counts_are_exact(changes):
     model = Decoder(config(**changes))
     stored = sum(parameter.numel() for parameter in model.parameters())
     assert model.config.parameters() == stored
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed_tokens" not in name]
+    # What layers share is multiplied by each of them, with its LoRA added to it.
+    multiplied = Decoder(unrolled(model.config))
+    matrices = [p for name, p in multiplied.named_parameters() if p.ndim == 2 and "embed_tokens" not in name]
     head = model.config.vocab_size * model.config.width if model.config.tied else 0
     assert model.config.matrix_parameters() == sum(p.numel() for p in matrices) + head
 
@@ -94,7 +97,7 @@ def test_what_is_not_implemented_is_named(changes, named):
         ModelConfig.from_hf({**config().to_hf(), **changes}, where="here")
     assert caught.value.where == "here"
     if "model_type" in changes and "not supported" in caught.value.message:
-        assert "llama, mistral, qwen2, qwen3 or lilliput_pangu" in caught.value.mend
+        assert "llama, mistral, qwen2, qwen3, lilliput_pangu or lilliput_shared" in caught.value.mend
 
 
 def test_harmless_differences_are_accepted():
@@ -172,7 +175,7 @@ def test_the_model_type_follows_the_family_and_the_output_the_other_biases():
 
 
 def test_the_identity_of_a_plain_shape_is_what_it_was_before_there_were_others():
-    later = {"model_type", "qk_norm", "output_bias"}
+    later = {"model_type", "qk_norm", "output_bias", "share"}
     for changes in ({}, {"family": "pangu"}):
         assert set(asdict(config(**changes))) - set(config(**changes).identity()) == later
     qwen = config(model_type="qwen2", attention_bias=True, output_bias=False).identity()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from train_support import CPU, model, settings, stream
+from train_support import CPU, SHARED, model, settings, stream
 
 from lilliput.device import compiler
 from lilliput.train.checkpoint import found
@@ -95,6 +95,17 @@ def test_a_run_goes_on_with_another_number_of_processes(
     drop_last(more)
     torchrun(more, 20, BATCH)
     assert losses(more) == pytest.approx(losses(one), abs=1e-5)
+
+
+def test_layers_that_share_weights_may_be_sharded(tmp_path: Path) -> None:
+    net = model(**SHARED)
+    train(net, stream(), settings(steps=6, batch_sequences=BATCH, micro_sequences=2), tmp_path / "one", device=CPU)
+    torchrun(tmp_path / "two", 6, BATCH, "shared")
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    weights = load_file(tmp_path / "two" / "weights.safetensors")
+    assert set(weights) == set(net.state_dict())
+    for name, tensor in net.state_dict().items():
+        assert torch.allclose(weights[name], tensor, atol=1e-4), name
 
 
 @pytest.mark.slow

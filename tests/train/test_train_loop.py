@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from train_support import CPU, Stream, model, same, settings, steps_in, stream
+from safetensors.torch import load_file
+from train_support import CPU, SHARED, Stream, model, same, settings, steps_in, stream
 
 from lilliput.errors import CheckpointError, StorageError, TrainingError
+from lilliput.train.checkpoint import found
 from lilliput.train.interrupt import Interrupt
 from lilliput.train.loop import train
 from lilliput.train.metrics import read_metrics
@@ -218,6 +220,22 @@ def test_n_steps_equal_k_steps_and_the_rest(tmp_path: Path, changes: dict[str, o
         assert same(whole, again), reads
         rows = [row["loss"] for row in read_metrics(folder / "metrics.jsonl")]
         assert rows == [row["loss"] for row in read_metrics(tmp_path / "whole" / "metrics.jsonl")]
+
+
+def test_layers_that_share_weights_resume_exactly_and_are_saved_once(tmp_path: Path) -> None:
+    config = settings(steps=12)
+    begun, whole = model(**SHARED), model(**SHARED)
+    train(whole, stream(), config, tmp_path / "whole", device=CPU)
+    assert all(not torch.equal(p, q) for p, q in zip(whole.parameters(), begun.parameters(), strict=True))
+    with pytest.raises(ConnectionError):
+        train(model(**SHARED), Failing(stream(), 7), config, tmp_path / "killed", device=CPU)
+    again = model(**SHARED)
+    train(again, stream(), config, tmp_path / "killed", device=CPU)
+    assert same(whole, again)
+    saved = found(tmp_path / "killed" / "checkpoints")[-1]
+    names = {name for name, _ in whole.named_parameters()}
+    assert set(load_file(saved / "model.safetensors")) == names
+    assert len(load_file(saved / "optimizer.safetensors")) == 3 * len(names)
 
 
 def test_a_damaged_checkpoint_still_ends_in_the_same_weights(tmp_path: Path) -> None:

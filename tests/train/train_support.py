@@ -28,6 +28,8 @@ SHAPE = ModelConfig(
     eos_id=1,
 )
 
+SHARED = {"depth": 4, "share": {"loops": 2, "ffn": "all", "lora": 2}}
+
 
 class Stream:
     """A packed corpus in memory, cut as the shards on disk are: windows that overlap by one token."""

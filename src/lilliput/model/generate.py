@@ -34,7 +34,7 @@ def _qkv(attention: Attention, scale_D: Tensor) -> tuple[Tensor, Tensor | None]:
     heads, kv_heads, head_dim = attention.heads, attention.kv_heads, attention.head_dim
     parts = ((attention.q_proj, heads), (attention.k_proj, kv_heads))
     weight = torch.cat(
-        [_neighbours(part.weight, count, head_dim) for part, count in parts] + [attention.v_proj.weight]
+        [_neighbours(part.matrix, count, head_dim) for part, count in parts] + [attention.v_proj.matrix]
     )
     bias = None
     if attention.q_proj.bias is not None:
@@ -59,12 +59,12 @@ class _Layer:
         attention, mlp = block.self_attn, block.mlp
         self.qkv, self.qkv_bias = _qkv(attention, block.input_layernorm.weight)
         self.qk_scale = _qk_scale(attention)
-        self.out, self.out_bias = attention.o_proj.weight, attention.o_proj.bias
-        gate_up = torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight))
+        self.out, self.out_bias = attention.o_proj.matrix, attention.o_proj.bias
+        gate_up = torch.cat((mlp.gate_proj.matrix, mlp.up_proj.matrix))
         self.gate_up = gate_up * block.post_attention_layernorm.weight
         biased = mlp.gate_proj.bias is not None
         self.gate_up_bias = torch.cat((mlp.gate_proj.bias, mlp.up_proj.bias)) if biased else None
-        self.down, self.down_bias = mlp.down_proj.weight, mlp.down_proj.bias
+        self.down, self.down_bias = mlp.down_proj.matrix, mlp.down_proj.bias
         self.parts: list[int] | None = None
         if (shortcut := getattr(attention, "shortcut", None)) is not None:
             self._join(shortcut, block.input_layernorm.weight)

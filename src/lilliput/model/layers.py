@@ -22,14 +22,19 @@ class Linear(nn.Linear):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
+    @property
+    def matrix(self) -> Tensor:
+        """What x is multiplied with (outputs, inputs): the weight, unless something is added to it (shared_block.py)."""
+        return self.weight
+
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+        return linear(x, self.matrix, self.bias)
 
 
 def joined(x: Tensor, *parts: Linear) -> Tensor:
     """The outputs of several maps of the same input, side by side, by one product: joining the weights costs
     a copy of them, far less than reading the input several times."""
-    weight = torch.cat([part.weight for part in parts])
+    weight = torch.cat([part.matrix for part in parts])
     bias = None if parts[0].bias is None else torch.cat([part.bias for part in parts])
     return linear(x, weight, bias)
 

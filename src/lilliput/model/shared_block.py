@@ -1,8 +1,8 @@
 """Layers that use each other's weights (sharing.py).
 
 A layer holds what it stores; to the rest it has references that are no submodules, so that every tensor is there once:
-in `state_dict`, for the optimizer, on disk. To others a `Use` looks like the map it stands for: its `weight` is the
-whole matrix, W + B·A, so attention, feed-forward and the writer of text need not know of it. For the sum a pass takes
+in `state_dict`, for the optimizer, on disk. To others a `Use` looks like the map it stands for: its `matrix` is the
+whole, W + B·A, so attention, feed-forward and the writer of text need not know of it. For the sum a pass takes
 r·inputs·outputs multiplications, where B·(A·x) would take r·(inputs + outputs) for every token: at the widths of tiny
 models the sum is the cheaper from some hundred tokens on, and a pass has thousands.
 """
@@ -19,10 +19,7 @@ from lilliput.model.sharing import MATRICES, NORMS, Sharing
 
 
 class Use(Linear):
-    """x·(W + B·A)ᵀ + bias, W and the bias stored here or by the layer `first`; rank 0: without B·A.
-
-    `weight` and `bias` are read-only views of that: what this layer stores lies in `_parameters` under these names.
-    """
+    """x·(W + B·A)ᵀ + bias, W and the bias stored here or by the layer `first`; rank 0: without B·A."""
 
     def __init__(self, plain: Linear, first: Linear | None, rank: int) -> None:
         nn.Module.__init__(self)
@@ -38,9 +35,13 @@ class Use(Linear):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """The matrix that x is multiplied with (outputs, inputs)."""
-        stored = _stored(self._first[0], "weight")
-        return stored + self.lora_B.weight @ self.lora_A.weight if self.rank else stored
+        """W, where it is stored."""
+        return _stored(self._first[0], "weight")
+
+    @property
+    def matrix(self) -> Tensor:
+        """What x is multiplied with (outputs, inputs)."""
+        return self.weight + self.lora_B.weight @ self.lora_A.weight if self.rank else self.weight
 
     @property
     def bias(self) -> Tensor | None:  # type: ignore[override]

@@ -17,9 +17,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lilliput.errors import ModelError
 from lilliput.sizes import SPAN
@@ -151,7 +151,7 @@ def settled(config: ModelConfig) -> Sharing | None:
             mend = "say what: model.share.ffn=all, or use family=llama"
             raise ModelError("nothing is shared", where="model.share", mend=mend)
         return None
-    share = Sharing(**config.share) if isinstance(config.share, Mapping) else config.share
+    share = _read(config.share) if isinstance(config.share, Mapping) else config.share
     if config.family not in ("llama", "shared") or config.qk_norm:
         raise ModelError(
             f"layers of a {config.model_type if config.qk_norm else config.family} do not share weights",
@@ -168,6 +168,14 @@ def settled(config: ModelConfig) -> Sharing | None:
     share.check_layers(config.depth)
     _check_rank(share, config)
     return share
+
+
+def _read(values: Mapping[str, Any]) -> Sharing:
+    known = [field.name for field in fields(Sharing)]
+    if strange := [key for key in values if key not in known]:
+        reason = f"{strange[0]} is nothing that layers share"
+        raise ModelError(reason, where=f"model.share.{strange[0]}", mend=f"one of {', '.join(known)}")
+    return Sharing(**values)
 
 
 def _check_rank(share: Sharing, config: ModelConfig) -> None:

@@ -10,8 +10,9 @@ import torch
 from lilliput.lab.grid import Cell, cells_of
 from lilliput.lab.spec import read_study, studies_shipped
 from lilliput.model.config import ModelConfig
+from lilliput.model.sharing import unrolled
 from lilliput.plan.search import derive_shape
-from lilliput.train.derive import derive
+from lilliput.train.derive import derive, flops
 
 OF_ONE_SIZE = ("depth", "expansion", "heads", "starts", "weight-decay", "pangu-blocks", "rate-transfer")
 # Of the training text, cut by the studies' tokenizer of 2,048 pieces.
@@ -85,6 +86,23 @@ def test_the_studies_share_the_cells_of_the_common_shape() -> None:
     rates = {cell.seed: cell.hash for cell in cells("rate-transfer") if cell.arm in ("shallow", "deep")}
     assert set(rates.values()) <= {cell.hash for cell in cells("depth")}
     assert rates.keys() <= deep.keys()
+
+
+def test_sharing_is_studied_at_equal_flops_and_at_equal_parameters() -> None:
+    made = shapes("sharing")
+    base = made["unshared"]
+    for name in ("shared", "shared-lora", "looped"):
+        assert unrolled(made[name]) == base
+        assert flops(made[name], 1) == flops(base, 1)
+        assert made[name].parameters() < 0.6 * base.parameters()
+        assert made[f"{name}-wide"].parameters() == pytest.approx(base.parameters(), rel=0.002)
+        assert flops(made[f"{name}-wide"], 1) > 1.7 * flops(base, 1)
+    ffn = 10 * 3 * 80 * 222
+    assert (base.parameters() - made["shared-lora"].parameters()) / ffn > 0.75
+    recovered = [claim for claim in read_study(studies_shipped()["sharing"]).claims if claim.to]
+    assert [(one.arm, one.versus, one.to, one.part) for one in recovered] == [
+        ("shared-lora", "shared", "unshared", 0.6)
+    ]
 
 
 def test_rates_are_half_and_twice_the_rule() -> None:

@@ -23,6 +23,7 @@ BASE: dict[str, Any] = {
     "axis": {"key": "train.lr", "values": [0.001, 0.01]},
     "seeds": 2,
 }
+CLAIM = {"kind": "superiority", "arm": 0.01, "versus": 0.001, "delta": 0}
 
 
 def write(folder: Path, **changes: Any) -> Path:
@@ -84,6 +85,17 @@ def test_values_survive_as_settings(tmp_path: Path) -> None:
         ({"claims": [{"kind": "better", "arm": 0.01, "versus": 0.001, "delta": 0}]}, "claims.0.kind", "docs"),
         ({"claims": [{"kind": "superiority", "arm": 0.01, "versus": 0.01, "delta": 0}]}, "with itself", "two"),
         ({"claims": [{"kind": "equivalence", "arm": 0.01, "versus": 0.001, "delta": 0}]}, "never", "above 0"),
+        (
+            {"claims": [{"kind": "superiority", "arm": 0.01, "versus": 0.001, "delta": 0, "part": 0.6}]},
+            "give both or neither",
+            "docs",
+        ),
+        (
+            {"claims": [{**CLAIM, "to": 0.001, "part": 0.6}]},
+            "with itself",
+            "two",
+        ),
+        ({"claims": [{**CLAIM, "to": 0.1, "part": 0.6}]}, "no arm called '0.1'", "lr=0.0"),
         ({"published": [{"label": "x", "value": 1, "tag": "Z"}]}, "published.0.tag", "docs"),
     ],
 )

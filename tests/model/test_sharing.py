@@ -113,14 +113,17 @@ def test_parameters_are_the_built_models_or_the_shape_is_refused(
 ):
     heads = kv_heads * groups
     share = {"ffn": ffn, "attention_output": output, "loops": loops, "lora": lora}
+    sizes |= {"head_dim": 2 * head_dim, "heads": heads, "kv_heads": kv_heads, "width": heads * factor, "ffn": neurons}
+    share["looped"] = looped if loops > 1 else None
     try:
-        shape = config(
-            head_dim=2 * head_dim, heads=heads, kv_heads=kv_heads, width=heads * factor, ffn=neurons, context=8,
-            share={**share, "looped": looped if loops > 1 else None}, **sizes,
-        )  # fmt: skip
+        shape = config(context=8, share=share, **sizes)
     except ModelError as error:
-        assert error.where.startswith("model.share")
-        assert error.mend
+        refused = error
+    else:
+        refused = None
+    if refused is not None:
+        assert refused.where.startswith("model.share")
+        assert refused.mend
         return
     model = Decoder(shape)
     state = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

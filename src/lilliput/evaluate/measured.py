@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from lilliput.errors import ConfigError
 from lilliput.evaluate.resampling import LN2, Array, document_error, group_mean, item_error
 
 
@@ -41,9 +42,20 @@ class Measured(ABC):
     def same_items(self, other: Measured) -> bool:
         """Whether the other model was measured on the same items, and so can be compared."""
 
+    @abstractmethod
+    def with_results(self, results: Array) -> Measured:
+        """The same items with other results."""
+
     @property
     def value(self) -> float:
         return self.mean(self.results)
+
+    def blended(self, other: Measured, part: float) -> Measured:
+        """What lies `part` of the way to another model's results; ConfigError where these are of other items."""
+        if not self.same_items(other):
+            reason = "two arms were not measured on the same documents"
+            raise ConfigError(reason, mend="give the study `evaluate:` texts, so that every arm is measured on those")
+        return self.with_results((1 - part) * self.results + part * other.results)
 
 
 @dataclass(frozen=True)
@@ -64,6 +76,9 @@ class Scores(Measured):
     @property
     def sign(self) -> int:
         return -1
+
+    def with_results(self, results: Array) -> Scores:
+        return replace(self, nats=results)
 
     def mean(self, results: Array) -> float:
         return float(results.sum() / self.sizes.sum() / LN2)
@@ -95,6 +110,9 @@ class ItemScores(Measured):
     @property
     def sign(self) -> int:
         return -1 if self.lower else 1
+
+    def with_results(self, results: Array) -> ItemScores:
+        return replace(self, points=results)
 
     @cached_property
     def _numbers(self) -> npt.NDArray[np.int64] | None:

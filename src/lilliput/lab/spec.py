@@ -73,7 +73,8 @@ class Claim(_Part):
     """What is expected, declared before the runs. delta ≥ 0.
 
     metric: `bits_per_byte`, whose gain is versus − arm; or a task of the study, TASK for its accuracy or
-    TASK.MEASURE (lab/metrics.py): the gain of an accuracy is arm − versus, a share of the items.
+    TASK.MEASURE (lab/metrics.py): the gain of an accuracy is arm − versus, a share of the items. to, part: the arm is
+    held against what lies `part` of the way from `versus` to `to`: at 0.6, does it make up 60 % of their difference?
     """
 
     kind: Kind
@@ -81,7 +82,15 @@ class Claim(_Part):
     versus: ArmName
     delta: float = Field(ge=0)
     metric: str = BITS
+    to: ArmName | None = None
+    part: float | None = Field(None, gt=0, lt=1)
     text: str = ""
+
+    @model_validator(mode="after")
+    def _whole_way(self) -> Claim:
+        if (self.to is None) != (self.part is None):
+            raise ValueError("part says how far from `versus` to `to`: give both or neither")
+        return self
 
 
 class Trend(_Part):
@@ -281,7 +290,8 @@ def _check(study: Study, where: str) -> None:
     _check_more_seeds(study, where)
     if not study.speed and (asked := [trend.y for trend in study.correlations if trend.y != "bits_per_byte"]):
         raise refuse(f"a correlation is about {asked[0]}, which is not measured", "add `speed: true`")
-    pairs = [(one.arm, one.versus) for one in study.claims] + [(one.arm, one.versus) for one in study.reaches]
+    pairs = [(one.to, one.versus) for one in study.claims if one.to is not None]
+    pairs += [(one.arm, one.versus) for one in study.claims] + [(one.arm, one.versus) for one in study.reaches]
     for arm, versus in pairs:
         if study.arm(arm) == study.arm(versus):
             raise refuse(f"a claim compares {arm} with itself", "name two arms")

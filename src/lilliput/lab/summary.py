@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lilliput.lab.cells import scores
-from lilliput.lab.compared import Compared
+from lilliput.lab.compared import Compared, way
 from lilliput.lab.correlate import Found, correlate, speeds
 from lilliput.lab.grid import Cell
 from lilliput.lab.metrics import BITS, Metric, metric_of
@@ -101,6 +101,7 @@ def _cost(own: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _verdict(study: Study, claim: Claim, by_metric: Mapping[str, Compared]) -> dict[str, Any]:
     arm, versus = study.arm(claim.arm), study.arm(claim.versus)
+    to = None if claim.to is None else study.arm(claim.to)
     metric = metric_of(claim.metric, study.tasks) or Metric(None, BITS)
     compared = by_metric.get(metric.name, Compared({}))
     return {
@@ -111,8 +112,9 @@ def _verdict(study: Study, claim: Claim, by_metric: Mapping[str, Compared]) -> d
         "metric": metric.name,
         "task": metric.task,
         "measure": metric.measure,
-        "text": claim.text or _in_words(claim, arm, versus, metric),
-        **compared.judge(claim, arm, versus),
+        **({} if to is None else {"to": to, "part": claim.part}),
+        "text": claim.text or _in_words(claim, arm, way(claim.part or 0.0, versus, to) if to else versus, metric),
+        **compared.judge(claim, arm, versus, to),
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lilliput.lab.compared import way
 from lilliput.lab.figures import figure, forgetting, scatters
 from lilliput.lab.metrics import Metric
 from lilliput.lab.spec import Study
@@ -58,7 +59,8 @@ def _evidence(claim: dict[str, Any], effect: dict[str, Any]) -> str:
     scale, unit = metric.unit
     gain, low, high = (metric.difference(effect[name]) for name in ("gain", "low", "high"))
     seeds = f"{effect['seeds']} seed{'s' if effect['seeds'] > 1 else ''}"
-    said = f"{claim['kind']}, δ = {scale * claim['delta']:g}; {claim['arm']} over {claim['versus']}: gain {gain}"
+    against = way(claim["part"], claim["versus"], claim["to"]) if "to" in claim else claim["versus"]
+    said = f"{claim['kind']}, δ = {scale * claim['delta']:g}; {claim['arm']} over {against}: gain {gain}"
     return f"{said}, 95 % interval {low} to {high}" + (f" {unit}" if metric.task else "") + f", {seeds}"
 
 

@@ -24,7 +24,7 @@ class Linear(nn.Linear):
 
     @property
     def matrix(self) -> Tensor:
-        """What x is multiplied with (outputs, inputs): the weight, unless something is added to it (shared_block.py)."""
+        """What x is multiplied with (outputs, inputs): the weight, where nothing is added to it (shared_block.py)."""
         return self.weight
 
     def forward(self, x: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ def _dimensions(shape: ModelConfig) -> dict[str, Any]:
         "shortcut": shape.shortcut,
         "series": shape.series,
         "context": shape.context,
-        "share": None if shape.share is None else asdict(shape.share),
+        "sharing": None if shape.share is None else asdict(shape.share),
     }
 
 
@@ -158,7 +158,7 @@ def shape_of(plan: Mapping[str, Any]) -> ModelConfig:
         bos_id=0,
         eos_id=0,
         ffn=plan["ffn"],
-        share=plan["share"],
+        share=plan["sharing"],
         **{name: plan[name] for name in _NAMES},
     )
 

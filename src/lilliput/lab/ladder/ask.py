@@ -12,7 +12,7 @@ from typing import Any
 from lilliput.errors import ConfigError
 from lilliput.evaluate.speed import BATCHES
 from lilliput.lab.grid import fill_in
-from lilliput.recipe import Recipe, load_recipe
+from lilliput.recipe import Recipe, ShareSettings, load_recipe
 from lilliput.settle import identify
 from lilliput.store import canonical_hash
 
@@ -125,6 +125,9 @@ def _check(recipe: Recipe) -> None:
         raise ConfigError("every arm of a ladder begins from nothing", where="from", mend="leave out from")
     if recipe.objective != "causal":
         raise ConfigError("a ladder is of models that write", where="objective", mend="leave out objective")
+    if recipe.model.share != ShareSettings():
+        reason = "arms of a ladder inherit, and layers that share weights cannot"
+        raise ConfigError(reason, where="model.share", mend="leave it out")
     if recipe.inherit.tokenizer is not None:
         mend = "name the big tokenizer: tokenizer.from"
         raise ConfigError("a teacher that the ladder trains has no file", where="inherit.tokenizer", mend=mend)

@@ -123,6 +123,7 @@ def test_a_plan_that_shares_is_a_recipe_and_no_target_of_a_carve(tmp_path: Path)
         ({"share": ["ffn=2-9"], "depth": 4}, "layers 2-9 do not exist"),
         ({"share": ["loops=3"], "depth": 4}, "4 looped layers cannot be divided into 3 runs"),
         ({"share": ["ffn=all", "lora=80"], "width": 64, "depth": 4}, "rank 80 is larger"),
+        ({"share": ["ffn=all", "lora=999"]}, "rank 999 is larger than the matrices of any shape that fits"),
         ({"share": ["ffn=all"], "family": "pangu"}, "layers of a pangu do not share"),
         ({"share": ["ffn"]}, "not a setting"),
         ({"share": ["fn=all"]}, "unknown key model.share.fn"),

@@ -22,7 +22,7 @@ from lilliput.lab.spec import Claim
 
 def way(part: float, versus: str, to: str) -> str:
     """What an arm is held against that shall make up a part of a difference."""
-    return f"{part:.0%} of the way from {versus} to {to}"
+    return f"{100 * part:g} % of the way from {versus} to {to}"
 
 
 class Compared:

@@ -57,6 +57,7 @@ def search(
     limits = _limits(recipe, rate)
     found = list(_candidates(recipe, limits, vocab))
     if not found:
+        _blame_rank(recipe, limits, vocab)
         raise _nothing_fits(recipe, limits, vocab)
     return rank(found, prior or shipped_prior())
 
@@ -266,6 +267,21 @@ def _largest(high: int, holds: Callable[[int], bool]) -> int:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if holds(middle) else (low, middle - 1)
     return low
+
+
+def _blame_rank(recipe: Recipe, limits: Sequence[Limit], vocab: int | None) -> None:
+    """Raise ConfigError where nothing fits only because a LoRA is larger than the matrices that it is for."""
+    share = recipe.model.share
+    if not isinstance(share.lora, int):
+        return
+    smaller = recipe.model.model_copy(update={"share": share.model_copy(update={"lora": 1})})
+    fits = [shape.width for shape in _candidates(recipe.model_copy(update={"model": smaller}), limits, vocab)]
+    if fits:
+        raise ConfigError(
+            f"a LoRA of rank {share.lora} is larger than the matrices of any shape that fits",
+            where="model.share.lora",
+            mend=f"at most {max(fits)}, or model.share.lora=auto",
+        )
 
 
 def _nothing_fits(recipe: Recipe, limits: Sequence[Limit], vocab: int | None) -> ConfigError:

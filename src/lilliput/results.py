@@ -112,7 +112,7 @@ def finish(made: Made, store: Store, device: torch.device) -> dict[str, Any]:
         },
         "baselines": scores["baselines"],
         "samples": _samples(model, made, texts),
-        "shape": {"summary": describe(made.shape), **asdict(made.shape)},
+        "shape": _shape(made.shape),
         "corpus": made.corpus.manifest,
         "tokenizer": {
             "vocab_size": made.tokenizer.vocab_size,
@@ -136,6 +136,12 @@ def finish(made: Made, store: Store, device: torch.device) -> dict[str, Any]:
     # Last, since a run counts as finished once it is there.
     write_json(made.folder / "results.json", results)
     return results
+
+
+def _shape(shape: ModelConfig) -> dict[str, Any]:
+    """The fields and a line of words; what layers share only where they do, so that plain shapes read as ever."""
+    fields = {name: value for name, value in asdict(shape).items() if name != "share" or value}
+    return {"summary": describe(shape), **fields}
 
 
 def _inherited(child: Stage) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from lilliput.recipe_model import ENCODERS, Settings
 from lilliput.recipe_model import MaskedSettings as MaskedSettings
 from lilliput.recipe_model import ModelSettings as ModelSettings
 from lilliput.recipe_model import ShareSettings as ShareSettings
+from lilliput.recipe_skip import SkipSettings, asked, unasked
 from lilliput.sizes import Bytes, Compact
 from lilliput.sizes import Size as Size
 from lilliput.sizes import parse_compact as parse_compact
@@ -108,7 +109,7 @@ class RateLaw(Settings):
         return self
 
 
-class TrainSettings(Settings):
+class TrainSettings(SkipSettings):
     """How it is trained; what is left out follows from shape and budget (docs/train.md)."""
 
     tokens: Size | None = Field(None, gt=0, description="horizon in tokens (positions of the core)")
@@ -213,6 +214,15 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _what_is_left_out(self) -> Recipe:
+        if self.objective == "masked" and (keys := asked(self.train)):
+            raise ValueError(f"train.{next(iter(keys))} is for objective=causal; an encoder has model.dropout")
+        layers = self.train.layer_dropout is not None or self.train.exit_loss is not None
+        if layers and self.inherit.distil:
+            raise ValueError("inherit.distil goes with neither train.layer_dropout nor train.exit_loss")
+        return self
+
+    @model_validator(mode="after")
     def _inherit_needs_a_teacher(self) -> Recipe:
         asked = self.inherit.model_fields_set - {"teacher"}
         if self.inherit.teacher is None and self.inherit != InheritSettings():
@@ -228,8 +238,8 @@ class Recipe(Settings):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values under the names people write; how to inherit only where there is a teacher, rounds, a law of the
-        rate, tasks that judge layers and what is for encoders only where they are asked for: a run without them is the
-        run it was before there were any."""
+        rate, tasks that judge layers, what is left out in training and what is for encoders only where they are asked
+        for: a run without them is the run it was before there were any."""
         values = self.model_dump(by_alias=True)
         if self.inherit.teacher is None:
             del values["inherit"]
@@ -243,6 +253,8 @@ class Recipe(Settings):
             del values["train"]["lr_law"]
         if self.model.share == ShareSettings():
             del values["model"]["share"]
+        for name in unasked(self.train):
+            del values["train"][name]
         if self.objective == "causal":
             del values["masked"]
             for name in ENCODERS:

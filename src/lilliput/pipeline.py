@@ -39,8 +39,8 @@ from lilliput.texts import Texts, tell
 from lilliput.tokenizer.load import Tokenizer
 from lilliput.train.config import FREE_KEYS, TrainConfig
 from lilliput.train.derive import derive, flops
-from lilliput.train.forgetting import scoring_cost
 from lilliput.train.exits import exit_flops
+from lilliput.train.forgetting import scoring_cost
 from lilliput.train.further import trained
 from lilliput.train.loop import Evaluator, train
 from lilliput.train.objectives import Objective

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from train_support import CPU, model, same, settings, stream
 from torch.nn import functional as F
+from train_support import CPU, model, same, settings, stream
 
 from lilliput.errors import ConfigError
 from lilliput.recipe import load_recipe

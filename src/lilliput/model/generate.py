@@ -216,13 +216,15 @@ def generate(
     top_k: int | None = None,
     seed: int = 0,
     stop_ids: Sequence[int] = (),
+    writer: Generator | None = None,
 ) -> Iterator[Tensor]:
     """Continue a batch of equally long prompts, yielding the (B,) next ids, at most `max_new` times.
 
     temperature: 0 is greedy. The same seed gives the same text on the same machine. A row that has produced one
     of `stop_ids` repeats it; the end comes when every row has. When the context is full, the last half of it
     is read again as a new prompt and writing goes on from there; a prompt longer than the context is cut to
-    its last positions. Raises ConfigError for impossible settings, ModelError for an empty prompt or ids
+    its last positions. writer: of the model, for as many texts, where it is to be of another kind than `Generator`.
+    Raises ConfigError for impossible settings, ModelError for an empty prompt or ids
     outside the vocabulary.
     """
     _check(model, ids_BT, max_new, temperature, top_p, top_k)
@@ -233,7 +235,7 @@ def generate(
     def pick(logits_BV: Tensor) -> Tensor:
         return choose(logits_BV, temperature, top_k, top_p, random)
 
-    return _write(Generator(model, ids_BT.shape[0]), ids_BT, max_new, pick, stops)
+    return _write(writer or Generator(model, ids_BT.shape[0]), ids_BT, max_new, pick, stops)
 
 
 def _write(

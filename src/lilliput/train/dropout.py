@@ -41,7 +41,8 @@ class Dropout:
                 mend=f"one of {', '.join(SCHEDULES)}",
             )
         if not 0 < self.turn < 1:
-            raise ConfigError(f"dropout_turn is {self.turn}", where="train.dropout_turn", mend="a share between 0 and 1")
+            mend = "a share between 0 and 1"
+            raise ConfigError(f"dropout_turn is {self.turn}", where="train.dropout_turn", mend=mend)
 
     def at(self, step: int, steps: int) -> float:
         """The rate of update `step` (0 is the first) of `steps`."""

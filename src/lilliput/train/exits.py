@@ -29,7 +29,7 @@ CURRICULA = ("rotational", "gradual", "none")
 
 @dataclass(frozen=True)
 class LayerDropout:
-    """rate: p_max. schedule: S(t), "exponential" for a model that begins anew, "constant" for one that is trained on."""
+    """rate: p_max. schedule: S(t), "exponential" for a model that begins anew, "constant" for one trained further."""
 
     rate: float
     schedule: str = "exponential"

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from lilliput.errors import ConfigError, nearest
-from lilliput.recipe_model import ENCODERS, Settings
+from lilliput.recipe_model import ENCODERS, ROUTING, Settings
 from lilliput.recipe_model import MaskedSettings as MaskedSettings
 from lilliput.recipe_model import ModelSettings as ModelSettings
 from lilliput.recipe_model import ShareSettings as ShareSettings
@@ -218,6 +218,13 @@ class Recipe(Settings):
         if self.objective == "masked" and (keys := asked(self.train)):
             raise ValueError(f"train.{next(iter(keys))} is for objective=causal; an encoder has model.dropout")
         layers = self.train.layer_dropout is not None or self.train.exit_loss is not None
+        routed = self.model.family == "mixture-of-depths"
+        if not routed and (own := [name for name in ROUTING if getattr(self.model, name) is not None]):
+            raise ValueError(f"model.{own[0]} is for model.family=mixture-of-depths")
+        if routed and layers:
+            raise ValueError("a mixture of depths skips layers by itself: it has no layer_dropout and no exit_loss")
+        if routed and self.inherit.teacher is not None:
+            raise ValueError("inherit carves no mixture of depths: leave out model.family")
         if layers and self.inherit.distil:
             raise ValueError("inherit.distil goes with neither train.layer_dropout nor train.exit_loss")
         return self
@@ -255,6 +262,9 @@ class Recipe(Settings):
             del values["model"]["share"]
         for name in unasked(self.train):
             del values["train"][name]
+        for name in ROUTING:
+            if values["model"][name] is None:
+                del values["model"][name]
         if self.objective == "causal":
             del values["masked"]
             for name in ENCODERS:

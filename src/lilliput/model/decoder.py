@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lilliput.errors import ModelError
 from lilliput.model.config import ModelConfig
+from lilliput.model.depths import RoutedBlock
 from lilliput.model.gemm import linear
 from lilliput.model.layers import Block, Linear, RMSNorm, rope_table
 from lilliput.model.loss import cross_entropy
@@ -36,7 +37,8 @@ class Body(nn.Module):
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.width)
         block = PanguBlock if config.family == "pangu" else Block
-        plain = (block(config) for _ in range(config.depth))
+        routed = config.routed_layers()
+        plain = ((RoutedBlock if index in routed else block)(config) for index in range(config.depth))
         self.layers = nn.ModuleList(plain if config.share is None else shared_layers(config, config.share))
         self.norm = RMSNorm(config.width, config.norm_eps)
         cos, sin = rope_table(config.context, config.head_dim, config.rope_theta)

@@ -41,6 +41,12 @@ class Exits:
             raise ConfigError(
                 f"an exit at {threshold:g} is no probability", where="--exit", mend="give above 0, at most 1"
             )
+        if config.capacity:
+            raise ConfigError(
+                "a mixture of depths has no exits",
+                where="--exit",
+                mend="leave it out: such a model skips layers by itself",
+            )
         if config.depth < 2:
             raise ConfigError("a model of one layer has no exit before the last", where="--exit", mend="leave it out")
         asked = range(1, config.depth) if layers is None else sorted(set(layers))

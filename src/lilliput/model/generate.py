@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from lilliput.errors import ConfigError, ModelError
 from lilliput.model.decoder import Decoder
+from lilliput.model.depths_cache import route_of, routed
 from lilliput.model.gemm import usable, written_product
 from lilliput.model.layers import Attention, Block
 from lilliput.model.pangu import Series, Shortcut
@@ -65,6 +66,7 @@ class _Layer:
         biased = mlp.gate_proj.bias is not None
         self.gate_up_bias = torch.cat((mlp.gate_proj.bias, mlp.up_proj.bias)) if biased else None
         self.down, self.down_bias = mlp.down_proj.matrix, mlp.down_proj.bias
+        self.route = route_of(block)
         self.parts: list[int] | None = None
         if (shortcut := getattr(attention, "shortcut", None)) is not None:
             self._join(shortcut, block.input_layernorm.weight)
@@ -102,6 +104,9 @@ class Generator:
         self.turn_TE = torch.complex(body.cos.float(), body.sin.float())
         shape = (config.depth, 2, batch, config.kv_heads, config.context, config.head_dim)
         self.cache = self.embedding.new_zeros(shape)
+        # Of the routed layers, which cached positions count.
+        counted = (config.depth, batch, config.context) if config.capacity else (0,)
+        self.counted = torch.zeros(counted, dtype=torch.bool, device=self.embedding.device)
 
     @torch.inference_mode()
     def feed(self, ids_BT: Tensor) -> Tensor:
@@ -116,6 +121,9 @@ class Generator:
         x_ND = F.embedding(ids_BT, self.embedding).view(-1, self.config.width)
         turn_TE = self.turn_TE[start : start + length, None]
         for index, layer in enumerate(self.layers):
+            if layer.route is not None:
+                x_ND = routed(self, x_ND, layer, index)
+                continue
             x_ND = self._attend(x_ND, layer, self.cache[index], turn_TE)
             x_ND = self._transform(x_ND, layer)
         self.position += length

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from lilliput.errors import ConfigError, ModelError
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
-from lilliput.model.generate import Generator, _check, _Layer
+from lilliput.model.generate import Generator, _check
+from lilliput.model.masked_attention import attend_masked
 
 
 @dataclass
@@ -33,6 +33,12 @@ class Speculation:
 
     def check(self, config: ModelConfig) -> None:
         """Raises ConfigError where a model of this shape cannot draft so."""
+        if config.capacity:
+            raise ConfigError(
+                "a mixture of depths has no first layers that could draft",
+                where="--speculate",
+                mend="leave it out: such a model skips layers by itself",
+            )
         if not 0 < self.layer < config.depth:
             raise ConfigError(
                 f"layer {self.layer} cannot draft: the model has {config.depth} layers",
@@ -125,27 +131,10 @@ class _Drafter(Generator):
 
     def _rest(self, x_ND: Tensor, start: int) -> list[int]:
         """What the whole model chooses after each of the positions from `start` on, whose states these are."""
-        length = x_ND.shape[0]
-        at_T = torch.arange(start, start + length, device=x_ND.device)
-        seen_TT = torch.arange(start + length, device=x_ND.device) <= at_T[:, None]
+        at_S = torch.arange(start + x_ND.shape[0], device=x_ND.device)
+        seen_1TS = (at_S <= at_S[start:, None])[None]
         for index, layer in enumerate(self.layers[self.how.layer :], self.how.layer):
-            x_ND = self._attend_after(x_ND, layer, self.cache[index], start, seen_TT)
+            x_ND = attend_masked(self, x_ND, layer, self.cache[index], start, seen_1TS)
             x_ND = self._transform(x_ND, layer)
         chosen: list[int] = self.linear(self._norm(x_ND), self.head, None).argmax(-1).tolist()
         return chosen
-
-    def _attend_after(self, x_ND: Tensor, layer: _Layer, cache: Tensor, start: int, seen_TT: Tensor) -> Tensor:
-        """Attention of several positions that follow the cached ones; else as `Generator._attend`."""
-        heads, length = self.config.heads, x_ND.shape[0]
-        end = start + length
-        qk_BTHE, v_BTKE, inner_NS = self._project(x_ND, layer, (1, length), self.turn_TE[start:end, None])
-        cache[0, :, :, start:end] = qk_BTHE[:, :, heads:].transpose(1, 2)
-        cache[1, :, :, start:end] = v_BTKE.transpose(1, 2)
-        out_BHTE = F.scaled_dot_product_attention(
-            qk_BTHE[:, :, :heads].transpose(1, 2),
-            cache[0, :, :, :end],
-            cache[1, :, :, :end],
-            attn_mask=seen_TT,
-            enable_gqa=heads != self.config.kv_heads,
-        )
-        return self._rejoin(x_ND, out_BHTE.transpose(1, 2).reshape(length, -1), inner_NS, layer)

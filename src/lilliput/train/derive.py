@@ -60,7 +60,7 @@ def flops(model: ModelConfig, tokens: float) -> float:
     """Training cost C = 6·N_nonemb·D + 6·V·d·D; attention's quadratic part is not counted, what layers share is counted
     for each of them."""
     table = model.vocab_size * model.width
-    body = unrolled(model).parameters() - table * (1 if model.tied else 2)
+    body = unrolled(model).parameters() - model.skipped_parameters() - table * (1 if model.tied else 2)
     return 6.0 * body * tokens + 6.0 * table * tokens
 
 

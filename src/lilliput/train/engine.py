@@ -14,6 +14,7 @@ from lilliput.model.heap import keep_freed_memory
 from lilliput.progress import say, warn
 from lilliput.train import parallel
 from lilliput.train.config import TrainConfig
+from lilliput.train.depths import Routed
 from lilliput.train.dropout import Dropper
 from lilliput.train.layer_skip import LayerSkip
 from lilliput.train.likelihood import autocast, window_losses
@@ -47,7 +48,7 @@ class Engine:
     ) -> None:
         self.model, self.config, self.device, self.world = model, config, device, world
         torch.set_num_threads(max(1, config.threads // world.local_size))
-        self.objective = objective or _objective(config)
+        self.objective = objective or _objective(config, model)
         self.dropper = None if config.dropout is None else Dropper(config.dropout, config.steps, device)
         if device.type == "cpu":
             keep_freed_memory()
@@ -202,8 +203,10 @@ class Engine:
                 own[name].copy_(parallel.whole(tensor.detach()))
 
 
-def _objective(config: TrainConfig) -> Objective:
+def _objective(config: TrainConfig, model: nn.Module) -> Objective:
     """What a run learns that is handed no objective."""
+    if getattr(model, "config", None) and getattr(model.config, "capacity", 0):
+        return Routed()
     if config.layer_dropout is not None or config.exits is not None:
         return LayerSkip(config.steps, config.layer_dropout, config.exits)
     return OBJECTIVES[config.objective]()

@@ -263,4 +263,5 @@ def _notes(facts: Facts, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def shape_key(arm: Arm) -> str:
     """A shape by what its speed depends on."""
-    return ",".join(f"{name}={value}" for name, value in sorted(asdict(arm.shape).items()) if name != "init")
+    beside = ("init",) if arm.shape.capacity else ("init", "capacity", "routed_every")
+    return ",".join(f"{name}={value}" for name, value in sorted(asdict(arm.shape).items()) if name not in beside)

@@ -221,6 +221,9 @@ class Recipe(Settings):
         routed = self.model.family == "mixture-of-depths"
         if not routed and (own := [name for name in ROUTING if getattr(self.model, name) is not None]):
             raise ValueError(f"model.{own[0]} is for model.family=mixture-of-depths")
+        every = self.model.routed_every or 2
+        if routed and self.model.depth and self.model.depth < every:
+            raise ValueError(f"model.depth={self.model.depth} has no routed layer where one in {every} is")
         if routed and layers:
             raise ValueError("a mixture of depths skips layers by itself: it has no layer_dropout and no exit_loss")
         if routed and self.inherit.teacher is not None:

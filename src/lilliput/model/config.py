@@ -133,12 +133,8 @@ class ModelConfig:
                 where="model.capacity",
                 mend="give a number between 0 and 1, such as 0.125",
             )
-        if routed and not 1 <= self.routed_every <= self.depth:
-            raise ModelError(
-                f"no layer of {self.depth} is routed where every {self.routed_every}th is",
-                where="model.routed_every",
-                mend=f"give 1 to {self.depth}",
-            )
+        if self.routed_every < 1:
+            raise ModelError(f"routed_every is {self.routed_every}", where="model.routed_every", mend="give 1 or more")
 
     def routed_layers(self) -> tuple[int, ...]:
         """The layers that run for a part of the positions, counted from 0."""

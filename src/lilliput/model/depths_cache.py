@@ -35,12 +35,11 @@ def route_of(block: nn.Module) -> Route | None:
     return Route(block) if isinstance(block, RoutedBlock) else None
 
 
-def routed(writer: Generator, x_ND: Tensor, layer: _Layer, index: int) -> Tensor:
+def routed(writer: Generator, x_ND: Tensor, layer: _Layer, route: Route, index: int) -> Tensor:
     """The states after a routed layer, of positions that follow the cached ones."""
-    assert layer.route is not None
     start, length = writer.position, x_ND.shape[0] // writer.batch
     end = start + length
-    weight_N, chosen_N = layer.route.weigh(x_ND)
+    weight_N, chosen_N = route.weigh(x_ND)
     writer.counted[index, :, start:end] = chosen_N.view(writer.batch, length)
     if not bool(chosen_N.any()):
         return x_ND
@@ -52,11 +51,12 @@ def routed(writer: Generator, x_ND: Tensor, layer: _Layer, index: int) -> Tensor
     return _joined(x_ND, writer._transform(out_ND, layer), weight_N, chosen_N)
 
 
-def routed_tree(reader: TreeReader, x_ND: Tensor, layer: _Layer, turn_BT1E: Tensor, mask_B1TT: Tensor) -> Tensor:
+def routed_tree(
+    reader: TreeReader, x_ND: Tensor, layer: _Layer, route: Route, turn_BT1E: Tensor, mask_B1TT: Tensor
+) -> Tensor:
     """The same for a tree of tokens: of those that a token sees, the chosen ones."""
-    assert layer.route is not None
     batch, length = mask_B1TT.shape[0], mask_B1TT.shape[-1]
-    weight_N, chosen_N = layer.route.weigh(x_ND)
+    weight_N, chosen_N = route.weigh(x_ND)
     itself_TT = torch.eye(length, dtype=torch.bool, device=x_ND.device)
     seen_B1TT = chosen_N.view(batch, 1, 1, length) | itself_TT
     mask_B1TT = mask_B1TT.masked_fill(~seen_B1TT, -torch.inf)

@@ -122,7 +122,7 @@ class Generator:
         turn_TE = self.turn_TE[start : start + length, None]
         for index, layer in enumerate(self.layers):
             if layer.route is not None:
-                x_ND = routed(self, x_ND, layer, index)
+                x_ND = routed(self, x_ND, layer, layer.route, index)
                 continue
             x_ND = self._attend(x_ND, layer, self.cache[index], turn_TE)
             x_ND = self._transform(x_ND, layer)

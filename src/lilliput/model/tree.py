@@ -40,7 +40,7 @@ class TreeReader(Generator):
         x_ND = F.embedding(ids_BT, self.embedding).view(batch * length, -1)
         for layer in self.layers:
             if layer.route is not None:
-                x_ND = routed_tree(self, x_ND, layer, turn_BT1E, mask_B1TT)
+                x_ND = routed_tree(self, x_ND, layer, layer.route, turn_BT1E, mask_B1TT)
                 continue
             x_ND = self._attend_tree(x_ND, layer, turn_BT1E, mask_B1TT)
             x_ND = self._transform(x_ND, layer)

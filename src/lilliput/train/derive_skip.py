@@ -30,14 +30,13 @@ def skips(train: SkipSettings, depth: int) -> tuple[dict[str, Any], list[str]]:
         fields["layer_dropout"] = layers
         lines.append(f"layer dropout = {layers.rate:g} in the last layer: {layers.schedule} over time (2404.16710)")
     if train.exit_loss is not None:
-        fields["exits"] = exits = _exits(train, depth)
+        fields["exits"] = exits = _exits(train, train.exit_loss, depth)
         every = f", every {exits.every} layers" if exits.curriculum == "rotational" else ""
         lines.append(f"exit loss = {exits.scale:g}: {exits.curriculum}{every} (2404.16710)")
     return fields, lines
 
 
-def _exits(train: SkipSettings, depth: int) -> ExitLoss:
-    assert train.exit_loss is not None
+def _exits(train: SkipSettings, scale: float, depth: int) -> ExitLoss:
     if depth < 2:
         raise ConfigError(
             "a model of one layer has no exit before the last",
@@ -51,4 +50,4 @@ def _exits(train: SkipSettings, depth: int) -> ExitLoss:
             mend=f"give at most {depth}",
         )
     # One exit beside the last at each step is the cheapest, and what the paper trains its largest models with.
-    return ExitLoss(train.exit_loss, train.exit_curriculum or "rotational", train.exit_every or depth - 1)
+    return ExitLoss(scale, train.exit_curriculum or "rotational", train.exit_every or depth - 1)

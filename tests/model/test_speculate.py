@@ -27,7 +27,9 @@ def greedy(model, prompt, max_new, stops=()):
     data=st.data(),
 )
 def test_the_text_is_the_greedy_one(shape, depth, seed, layer, length, prompt, max_new, data):
-    model = decoder(seed, **{**SHAPES[shape], "depth": depth, "context": 24}).eval()
+    own = SHAPES[shape] if "share" in SHAPES[shape] else {**SHAPES[shape], "depth": depth}
+    model = decoder(seed, **{**own, "context": 24}).eval()
+    depth = model.config.depth
     if data.draw(st.booleans()):  # later layers that say little, so that drafts are taken often
         with torch.no_grad():
             for later in model.model.layers[1:]:

@@ -9,6 +9,7 @@ import torch
 from train_support import CPU, model, same, settings, stream
 
 from lilliput.errors import ConfigError
+from lilliput.model.sharing import Sharing
 from lilliput.recipe import load_recipe
 from lilliput.train import parallel
 from lilliput.train.config import TrainConfig
@@ -55,9 +56,10 @@ def test_no_rate_is_no_dropout(tmp_path: Path) -> None:
 
 
 PANGU = {"family": "pangu", "shortcut": 8, "series": 2}
+LOOPED = {"depth": 4, "share": Sharing(loops=2, lora=2)}
 
 
-@pytest.mark.parametrize(("schedule", "family"), [("linear-down", {}), ("triangular", PANGU)])
+@pytest.mark.parametrize(("schedule", "family"), [("linear-down", {}), ("triangular", PANGU), ("constant", LOOPED)])
 def test_a_resumed_run_drops_the_same(tmp_path: Path, schedule: str, family: dict[str, Any]) -> None:
     config = settings(dropout=Dropout(0.3, schedule), keep=9)
     whole, resumed = model(**family), model(**family)

@@ -39,6 +39,7 @@ from lilliput.texts import Texts, tell
 from lilliput.tokenizer.load import Tokenizer
 from lilliput.train.config import FREE_KEYS, TrainConfig
 from lilliput.train.derive import derive, flops
+from lilliput.train.exits import exit_flops
 from lilliput.train.forgetting import scoring_cost
 from lilliput.train.further import trained
 from lilliput.train.loop import Evaluator, train
@@ -204,7 +205,8 @@ class DecoderRun(Run):
         def publish(folder: Path) -> dict[str, Any]:
             write_weights(folder / WEIGHTS, model)
             shutil.copyfile(self.folder / "metrics.jsonl", folder / "metrics.jsonl")
-            cost = {"flops": flops(shape, config.tokens) + teacher_flops(self.asked, config), **done.to_dict()}
+            own = flops(shape, config.tokens) + exit_flops(shape, config.exits, config.steps, config.tokens)
+            cost = {"flops": own + teacher_flops(self.asked, config), **done.to_dict()}
             if config.rounds is not None:
                 shutil.copytree(self.folder / ROUNDS, folder / ROUNDS)
                 cost["scoring"] = scoring_cost(shape, config, shards, folder / ROUNDS)

@@ -15,10 +15,11 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from lilliput.errors import ConfigError, nearest
-from lilliput.recipe_model import ENCODERS, Settings
+from lilliput.recipe_model import ENCODERS, ROUTING, Settings
 from lilliput.recipe_model import MaskedSettings as MaskedSettings
 from lilliput.recipe_model import ModelSettings as ModelSettings
 from lilliput.recipe_model import ShareSettings as ShareSettings
+from lilliput.recipe_skip import SkipSettings, asked, unasked
 from lilliput.sizes import Bytes, Compact
 from lilliput.sizes import Size as Size
 from lilliput.sizes import parse_compact as parse_compact
@@ -108,7 +109,7 @@ class RateLaw(Settings):
         return self
 
 
-class TrainSettings(Settings):
+class TrainSettings(SkipSettings):
     """How it is trained; what is left out follows from shape and budget (docs/train.md)."""
 
     tokens: Size | None = Field(None, gt=0, description="horizon in tokens (positions of the core)")
@@ -213,6 +214,25 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _what_is_left_out(self) -> Recipe:
+        if self.objective == "masked" and (keys := asked(self.train)):
+            raise ValueError(f"train.{next(iter(keys))} is for objective=causal; an encoder has model.dropout")
+        layers = self.train.layer_dropout is not None or self.train.exit_loss is not None
+        routed = self.model.family == "mixture-of-depths"
+        if not routed and (own := [name for name in ROUTING if getattr(self.model, name) is not None]):
+            raise ValueError(f"model.{own[0]} is for model.family=mixture-of-depths")
+        every = self.model.routed_every or 2
+        if routed and self.model.depth and self.model.depth < every:
+            raise ValueError(f"model.depth={self.model.depth} has no routed layer where one in {every} is")
+        if routed and layers:
+            raise ValueError("a mixture of depths skips layers by itself: it has no layer_dropout and no exit_loss")
+        if routed and self.inherit.teacher is not None:
+            raise ValueError("inherit carves no mixture of depths: leave out model.family")
+        if layers and self.inherit.distil:
+            raise ValueError("inherit.distil goes with neither train.layer_dropout nor train.exit_loss")
+        return self
+
+    @model_validator(mode="after")
     def _inherit_needs_a_teacher(self) -> Recipe:
         asked = self.inherit.model_fields_set - {"teacher"}
         if self.inherit.teacher is None and self.inherit != InheritSettings():
@@ -228,8 +248,8 @@ class Recipe(Settings):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values under the names people write; how to inherit only where there is a teacher, rounds, a law of the
-        rate, tasks that judge layers and what is for encoders only where they are asked for: a run without them is the
-        run it was before there were any."""
+        rate, tasks that judge layers, what is left out in training and what is for encoders only where they are asked
+        for: a run without them is the run it was before there were any."""
         values = self.model_dump(by_alias=True)
         if self.inherit.teacher is None:
             del values["inherit"]
@@ -243,6 +263,11 @@ class Recipe(Settings):
             del values["train"]["lr_law"]
         if self.model.share == ShareSettings():
             del values["model"]["share"]
+        for name in unasked(self.train):
+            del values["train"][name]
+        for name in ROUTING:
+            if values["model"][name] is None:
+                del values["model"][name]
         if self.objective == "causal":
             del values["masked"]
             for name in ENCODERS:

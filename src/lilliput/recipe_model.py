@@ -10,6 +10,8 @@ from lilliput.sizes import SPAN, Size
 
 # Keys of `model` that encoders alone have.
 ENCODERS = ("dropout", "conv", "channels")
+# Keys of `model` that mixtures of depths alone have.
+ROUTING = ("capacity", "routed_every")
 
 
 class Settings(BaseModel):
@@ -35,11 +37,15 @@ class ShareSettings(Settings):
 class ModelSettings(Settings):
     """The shape; each dimension left out follows from the budget."""
 
-    family: Literal["llama", "pangu", "bert"] = Field(
-        "llama", description="the block: `llama`, `pangu` (PanGu-π), or for `objective: masked` always `bert`"
+    family: Literal["llama", "pangu", "mixture-of-depths", "bert"] = Field(
+        "llama", description="`llama`, `pangu` (PanGu-π), `mixture-of-depths`, or for `objective: masked` always `bert`"
     )
     shortcut: int | None = Field(None, ge=0, le=4096, description="`pangu`: bottleneck of the shortcut, 0 for none")
     series: int | None = Field(None, ge=1, le=2, description="`pangu`: terms of the activation, 1 for the plain one")
+    capacity: float | None = Field(
+        None, gt=0, lt=1, description="`mixture-of-depths`: share of the positions in a routed layer; none: 0.125"
+    )
+    routed_every: int | None = Field(None, ge=1, le=512, description="`mixture-of-depths`: which layers; none: 2")
     depth: int | None = Field(None, ge=1, le=512, description="layers")
     width: int | None = Field(None, ge=8, le=65_536, description="hidden size")
     heads: int | None = Field(None, ge=1, le=1024, description="attention heads")

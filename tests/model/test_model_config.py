@@ -97,7 +97,7 @@ def test_what_is_not_implemented_is_named(changes, named):
         ModelConfig.from_hf({**config().to_hf(), **changes}, where="here")
     assert caught.value.where == "here"
     if "model_type" in changes and "not supported" in caught.value.message:
-        assert "llama, mistral, qwen2, qwen3, lilliput_pangu or lilliput_shared" in caught.value.mend
+        assert "qwen3, lilliput_depths, lilliput_pangu or lilliput_shared" in caught.value.mend
 
 
 def test_harmless_differences_are_accepted():
@@ -175,7 +175,7 @@ def test_the_model_type_follows_the_family_and_the_output_the_other_biases():
 
 
 def test_the_identity_of_a_plain_shape_is_what_it_was_before_there_were_others():
-    later = {"model_type", "qk_norm", "output_bias", "share"}
+    later = {"model_type", "qk_norm", "output_bias", "share", "capacity", "routed_every"}
     for changes in ({}, {"family": "pangu"}):
         assert set(asdict(config(**changes))) - set(config(**changes).identity()) == later
     qwen = config(model_type="qwen2", attention_bias=True, output_bias=False).identity()

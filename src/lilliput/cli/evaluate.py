@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from lilliput.evaluate.noise import Noise
     from lilliput.model.decoder import Decoder
+    from lilliput.model.early_exit import ExitReader, Exits
     from lilliput.tokenizer.load import Tokenizer
 
 
@@ -36,6 +37,11 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="The folder that holds the tasks' rows.", show_default=False)
     ] = None,
     shots: Annotated[int, typer.Option(help="Examples before each item, where the data has them apart.", min=0)] = 0,
+    exit_at: Annotated[
+        list[float] | None,
+        typer.Option("--exit", metavar="P", help="Also with each token leaving where it is so sure; may be repeated."),
+    ] = None,
+    exit_layers: options.ExitLayers = None,
     limit: Annotated[
         int | None, typer.Option(help="Take so many items of each task, for a quick look.", min=1, show_default=False)
     ] = None,
@@ -61,6 +67,10 @@ def evaluate(
     from lilliput.export.hf import load_model_dir
 
     noises = [Noise(rate) for rate in dict.fromkeys(noise or [])]
+    if exit_at and not sources:
+        raise UserError("exits are measured on text", where="--exit", mend="name a file: --text FILE")
+    if exit_layers is not None and not exit_at:
+        raise UserError("exits need a threshold", where="--exit-layers", mend="give --exit, such as --exit 0.9")
     path, place = options.model_folder(model), pick_device(device)
     # Every name once, in the order asked; what is wrong with the data is said before the work begins.
     folder = None if data is None else data.expanduser()
@@ -69,9 +79,12 @@ def evaluate(
     if noises and len(own) < len(tasks):
         raise UserError("the hub's rows cannot be spoilt", where="--noise", mend="give the tasks' rows: --data DIR")
     decoder, tokenizer = load_model_dir(path, place)
+    asked = [] if not exit_at else _exits(decoder, exit_at, exit_layers)
     answer: dict[str, Any] = {"model": str(path.absolute()), "bits_per_byte": None}
     if sources:
         answer |= _on_text(decoder, tokenizer, sources, field, place)
+    if asked:
+        answer["exits"] = [_leaving(decoder, tokenizer, exits, sources, field, place) for exits in asked]
     answer["tasks"] = {one.name: run_task(decoder, tokenizer, one) for one in tasks}
     if noises:
         answer["noise"] = []
@@ -84,8 +97,33 @@ def evaluate(
     return Answer(answer, "\n".join(_lines(answer)))
 
 
+def _exits(decoder: Decoder, thresholds: list[float], layers: str | None) -> list[Exits]:
+    from lilliput.cli.skip import layers_of
+    from lilliput.model.early_exit import Exits
+
+    return [Exits.of(decoder.config, threshold, layers_of(layers)) for threshold in dict.fromkeys(thresholds)]
+
+
+def _leaving(
+    decoder: Decoder, tokenizer: Tokenizer, exits: Exits, sources: list[str], field: str, place: torch.device
+) -> dict[str, Any]:
+    """What the text costs, in bits and in layers, where each token leaves at the confidence."""
+    from lilliput.model.early_exit import ExitReader
+
+    reader = ExitReader(decoder, exits)
+    score = _on_text(reader, tokenizer, sources, field, place)
+    return {
+        "threshold": exits.threshold,
+        "layers": list(exits.layers),
+        "bits_per_byte": score["bits_per_byte"],
+        "layers_used": reader.layers_used(),
+        "depth": decoder.config.depth,
+        "arithmetic": reader.arithmetic(),
+    }
+
+
 def _on_text(
-    decoder: Decoder,
+    decoder: Decoder | ExitReader,
     tokenizer: Tokenizer,
     sources: list[str],
     field: str,
@@ -128,6 +166,10 @@ def _lines(answer: dict[str, Any]) -> list[str]:
             interval = f"95 % interval {bits['low']:.4f} to {bits['high']:.4f}"
         lines.append(f"bits per byte  {bits['value']:.4f}  ({interval})")
         lines.append(f"measured on    {answer['documents']:,} documents, {answer['bytes']:,} bytes")
+    if answer.get("exits"):
+        from lilliput.report.text import aligned
+
+        lines += ["", *aligned([_exit_row(row, answer["bits_per_byte"]["value"]) for row in answer["exits"]])]
     if answer["tasks"]:
         from lilliput.report.text import aligned
 
@@ -138,6 +180,17 @@ def _lines(answer: dict[str, Any]) -> list[str]:
     for spoilt in answer.get("noise", ()):
         lines += ["", f"with {spoilt['rate']:.2%} of the characters spoilt:", *_lines(spoilt)]
     return lines
+
+
+def _exit_row(row: dict[str, Any], whole: float) -> list[str]:
+    """An exit's line: threshold, layers, loss, work."""
+    value = row["bits_per_byte"]["value"]
+    return [
+        f"exit at {row['threshold']:g}",
+        f"{row['layers_used']:.2f} of {row['depth']} layers",
+        f"bits per byte {value:.4f} ({value / whole - 1:+.1%})",
+        f"{row['arithmetic']:.0%} of the arithmetic",
+    ]
 
 
 def _rows(name: str, score: dict[str, Any]) -> list[list[str]]:

@@ -21,6 +21,9 @@ def generate(
     top_k: options.TopK = None,
     seed: options.Seed = 0,
     stop: options.Stop = None,
+    exit_at: options.Exit = None,
+    exit_layers: options.ExitLayers = None,
+    speculate: options.Speculate = None,
     device: options.Device = "auto",
     as_json: options.Json = False,
     quiet: options.Quiet = False,
@@ -28,12 +31,15 @@ def generate(
     """Continue a prompt. Only the new text goes to stdout."""
     options.be_quiet(quiet)
     from lilliput.cli.writer import Sampling, Writer, clean
+    from lilliput.progress import say
 
     text = clean(sys.stdin.buffer.read().decode("utf-8", "surrogateescape") if prompt == "-" else prompt)
     sampling = Sampling(max_new, temperature, top_p, top_k, seed, tuple(stop or ()))
     writer = Writer(options.model_folder(model), device)
+    skip = writer.skip(exit_at, exit_layers, speculate)
+    skip.check(temperature)
     ids = writer.start(text)
-    reply = writer.reply(ids, sampling)
+    reply = writer.reply(ids, sampling, skip)
     began, pieces = time.monotonic(), []
     for piece in reply:
         pieces.append(piece)
@@ -43,6 +49,8 @@ def generate(
     written = "".join(pieces)
     if not as_json and sys.stdout.isatty() and not written.endswith("\n"):
         write_all(1, "\n")
+    for line in skip.lines():
+        say(line)
     data = {
         "model": str(writer.path.absolute()),
         "prompt": text,
@@ -51,5 +59,6 @@ def generate(
         "new_tokens": reply.tokens,
         "ended": reply.ended,
         "tokens_per_second": round(reply.tokens / max(seconds, 1e-9), 1),
+        **skip.report(),
     }
     return Answer(data, None)

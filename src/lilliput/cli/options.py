@@ -16,6 +16,17 @@ TopK = Annotated[int | None, typer.Option(help="Keep the K likeliest tokens.", m
 Seed = Annotated[int, typer.Option(help="The same seed gives the same text.", min=0)]
 MaxNew = Annotated[int, typer.Option(help="Tokens to write at most.", min=1, max=1_000_000)]
 Stop = Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.", show_default=False)]
+Exit = Annotated[
+    float | None,
+    typer.Option("--exit", metavar="P", help="Leave after the first layer that is so sure: 0.9.", show_default=False),
+]
+ExitLayers = Annotated[
+    str | None, typer.Option(metavar="L,L", help="Layers after which to leave; none: each.", show_default=False)
+]
+Speculate = Annotated[
+    str | None,
+    typer.Option(metavar="LAYER,LENGTH", help="Let the first layers draft, greedily: 2,4.", show_default=False),
+]
 TokenizerSource = Annotated[
     Path,
     typer.Argument(

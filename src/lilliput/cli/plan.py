@@ -75,6 +75,9 @@ def plan(
     if no_speed and (measure or speed is not None):
         mend = "leave out --no-speed"
         raise ConfigError("a speed that is asked for has to be measured", where=f"{_WHERE} --no-speed", mend=mend)
+    if family == "mixture-of-depths":
+        mend = "plan a llama, and give `make` its shape and model.family=mixture-of-depths"
+        raise ConfigError("shapes are not planned for a mixture of depths", where=f"{_WHERE} --family", mend=mend)
     model: dict[str, Any] = {"family": family, "depth": depth, "width": width, "heads": heads, "kv_heads": kv_heads}
     model |= {"head_dim": head_dim, "expansion": expansion, "tied": tied, "context": context}
     model["share"] = _shared(share or [])

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
+from lilliput.cli.skip import Skip
 from lilliput.cli.stream import Reply
 from lilliput.device import pick_device
 from lilliput.export.hf import load_model_dir
-from lilliput.model.generate import generate
 from lilliput.progress import warn
 
 
@@ -57,22 +57,18 @@ class Writer:
         warn(f"the prompt is {len(ids)} tokens, the model sees {self.context}: only its end is used")
         return [self.tokenizer.bos_id, *ids[len(ids) - self.context + 2 :]]
 
-    def reply(self, ids: list[int], how: Sampling) -> Reply:
-        """The continuation of `ids`, to be iterated."""
-        return Reply(self._tokens(ids, how), self.tokenizer.decode, before=ids, ends=self.ends, stops=how.stops)
+    def reply(self, ids: list[int], how: Sampling, skip: Skip | None = None) -> Reply:
+        """The continuation of `ids`, to be iterated. skip: what of the work to leave out."""
+        tokens = self._tokens(ids, how, skip or self.skip())
+        return Reply(tokens, self.tokenizer.decode, before=ids, ends=self.ends, stops=how.stops)
 
-    def _tokens(self, ids: list[int], how: Sampling) -> Iterator[int]:
+    def skip(self, exit_at: float | None = None, layers: str | None = None, draft: str | None = None) -> Skip:
+        """What to leave out, checked for this model; nothing where nothing is said."""
+        return Skip(self.model, exit_at, layers, draft)
+
+    def _tokens(self, ids: list[int], how: Sampling, skip: Skip) -> Iterator[int]:
         ids_BT = torch.tensor([ids], dtype=torch.long, device=self.device)
-        for new_B in generate(
-            self.model,
-            ids_BT,
-            how.max_new,
-            temperature=how.temperature,
-            top_p=how.top_p,
-            top_k=how.top_k,
-            seed=how.seed,
-            stop_ids=self.ends,
-        ):
+        for new_B in skip.tokens(ids_BT, how, self.ends):
             yield int(new_B[0])
 
     def _ends(self) -> tuple[int, ...]:

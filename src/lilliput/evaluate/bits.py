@@ -26,7 +26,10 @@ from lilliput.evaluate.unknown import UnknownBytes
 from lilliput.progress import Progress
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from lilliput.model.decoder import Decoder
+    from lilliput.model.early_exit import ExitReader
     from lilliput.tokenizer.load import Tokenizer
 
 BITS_OF_A_BYTE = 8.0
@@ -95,7 +98,7 @@ def windows(ids: npt.NDArray[np.int64], context: int, document: int = 0) -> Iter
 
 
 def bits_per_byte(
-    model: Decoder,
+    model: Decoder | ExitReader,
     tokenizer: Tokenizer,
     documents: Iterable[str],
     *,
@@ -173,7 +176,7 @@ def _held(documents: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _score(
-    model: Decoder,
+    model: Decoder | ExitReader,
     cut: list[Window],
     batch: int,
     device: torch.device,
@@ -201,7 +204,7 @@ def _score(
 
 
 @contextmanager
-def _scoring(model: Decoder) -> Iterator[None]:
+def _scoring(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; the model goes back to what it was doing."""
     training = model.training
     model.eval()

@@ -20,7 +20,7 @@ from lilliput.model.decoder import Decoder
 from lilliput.store import atomic_dir, write_json
 from lilliput.tokenizer.load import Tokenizer
 
-_BLOCKS = {"pangu": "PanGu-π blocks", "shared": "layers that share weights"}
+_BLOCKS = {"pangu": "PanGu-π blocks", "shared": "layers that share weights", "mixture-of-depths": "a mixture of depths"}
 
 
 def save_model_dir(

@@ -143,6 +143,9 @@ def _open_directory(place: Path, named: Path | None) -> Teacher:
     if config.share is not None:
         mend = "give a model without, or train this one further: lilliput make from=DIR"
         raise ModelError("its layers share weights, which inheritance cannot take apart", where=str(place), mend=mend)
+    if config.capacity:
+        reason = "a mixture of depths is no teacher: its routers go with its layers"
+        raise ModelError(reason, where=str(place), mend="give a teacher of another family")
     stored = find_weights(place, config)
     source = _source_of(place, named)
     tokenizer = Tokenizer.of(source)

@@ -16,7 +16,8 @@ from lilliput.errors import ModelError
 # The model_type of families that transformers does not know: each model directory brings their class along.
 PANGU = "lilliput_pangu"
 SHARED = "lilliput_shared"
-OWN = {"pangu": PANGU, "shared": SHARED}
+DEPTHS = "lilliput_depths"
+OWN = {"pangu": PANGU, "shared": SHARED, "mixture-of-depths": DEPTHS}
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ ARCHITECTURES = {
     "qwen3": Architecture(
         "Qwen3ForCausalLM", attention_bias=None, qk_norm=True, window="some", defaults={**_QWEN, "head_dim": 128}
     ),
+    DEPTHS: Architecture("LilliputDepthsForCausalLM", attention_bias=None, mlp_bias=None, whole_heads=True),
     PANGU: Architecture("LilliputPanguForCausalLM", attention_bias=None, mlp_bias=None, whole_heads=True),
     SHARED: Architecture("LilliputSharedForCausalLM", attention_bias=None, mlp_bias=None, whole_heads=True),
 }
@@ -161,6 +163,8 @@ def read(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         "shortcut": int(raw.get("shortcut_size", 0)) if kind == PANGU else 0,
         "series": int(raw.get("activation_series", 1)) if kind == PANGU else 1,
         "share": _share(raw) if kind == SHARED else None,
+        "capacity": float(raw["routed_capacity"]) if kind == DEPTHS else 0.0,
+        "routed_every": int(raw["routed_every"]) if kind == DEPTHS else 2,
     }
 
 

@@ -182,6 +182,9 @@ def _check(config: ModelConfig, kept: Kept) -> None:
     """Refuse what no child can be made of: ModelError names the space and the layer."""
     _check_members(kept.layers, config.depth, "layers")
     _check_members(kept.hidden, config.width, "hidden")
+    if config.capacity and len(kept.layers) < config.depth:
+        reason = "a mixture of depths without some of its layers would route others"
+        raise ModelError(reason, where="layers", mend="keep all of them")
     if kept.vocab is not None:
         _check_members(kept.vocab, config.vocab_size, "vocab")
     for space, layers, size in (("ffn", kept.ffn, config.ffn), ("kv_head", kept.kv_head, config.kv_heads)):

@@ -11,7 +11,8 @@ from lilliput.model.architectures import ARCHITECTURES, OWN, Architecture, bias_
 from lilliput.model.sharing import Sharing, settled, shared_less
 
 FAMILIES = ("llama", *OWN)
-BY_FAMILY = -1  # of `shortcut` and `series`: what the family has by default
+BY_FAMILY = -1  # of `shortcut`, `series` and `capacity`: what the family has by default
+CAPACITY = 0.125  # of a mixture of depths, the best in its paper (2404.02258 §4.1)
 INITS = ("constant", "gpt2", "gpt2-residual", "internlm", "depth", "fan-in")
 
 
@@ -23,7 +24,8 @@ class ModelConfig:
     family: "llama", or "pangu" for PanGu-π blocks (pangu.py). Of these, `shortcut` is the bottleneck of the augmented
     shortcut, 0 for none, and `series` the number of the activation's terms, 1 for the plain one. Left at BY_FAMILY they
     are settled here: 0 and 1 for llama, `default_shortcut` and 2 for pangu. share: what its layers have in common
-    (sharing.py), which makes a llama the family "shared".
+    (sharing.py), which makes a llama the family "shared". "mixture-of-depths" (depths.py): `capacity` is the share of
+    the positions that each `routed_every`-th layer runs for; 0 for the other families.
     model_type: transformers' name of what this is, a key of ARCHITECTURES; the other families have their own. It
     decides which biases and norms there may be: `attention_bias` of q, k and v, `output_bias` of the attention's output
     (None: as attention_bias), `qk_norm` an RMSNorm over head_dim of each query and key before it is turned.
@@ -54,6 +56,8 @@ class ModelConfig:
     qk_norm: bool = False
     output_bias: bool | None = None
     share: Sharing | None = None
+    capacity: float = BY_FAMILY
+    routed_every: int = 2
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "depth", "width", "heads", "kv_heads", "head_dim", "ffn", "context"):
@@ -81,6 +85,7 @@ class ModelConfig:
         if self.share is not None:
             object.__setattr__(self, "family", "shared")
         self._settle_blocks()
+        self._settle_routing()
         self._settle_type()
         if self.init not in INITS:
             raise ModelError(
@@ -113,6 +118,31 @@ class ModelConfig:
                 where="model.family",
                 mend="leave one of the two out, which gives its default, or use family=llama",
             )
+
+    def _settle_routing(self) -> None:
+        """Give `capacity` its number, and refuse routers that the family or the depth cannot have."""
+        routed = self.family == "mixture-of-depths"
+        if self.capacity == BY_FAMILY:
+            object.__setattr__(self, "capacity", CAPACITY if routed else 0.0)
+        if not routed and self.capacity:
+            mend = "use family=mixture-of-depths"
+            raise ModelError(f"a {self.family} has no routed layers", where="model.capacity", mend=mend)
+        if routed and not 0 < self.capacity < 1:
+            raise ModelError(
+                f"capacity is {self.capacity}; it is a share of the positions",
+                where="model.capacity",
+                mend="give a number between 0 and 1, such as 0.125",
+            )
+        if self.routed_every < 1:
+            raise ModelError(f"routed_every is {self.routed_every}", where="model.routed_every", mend="give 1 or more")
+
+    def routed_layers(self) -> tuple[int, ...]:
+        """The layers that run for a part of the positions, counted from 0."""
+        return tuple(range(self.routed_every - 1, self.depth, self.routed_every)) if self.capacity else ()
+
+    def skipped_parameters(self) -> float:
+        """Weights of the layers' matrices that a token is not multiplied with, on average in training."""
+        return len(self.routed_layers()) * (1 - self.capacity) * self.layer_matrix_parameters()
 
     def _settle_type(self) -> None:
         """Let model_type follow the family, and refuse what transformers' class of that name does not compute."""
@@ -162,6 +192,7 @@ class ModelConfig:
         fields = asdict(self)
         kind = OWN.get(self.family, "llama")
         plain = {"model_type": kind, "qk_norm": False, "output_bias": None, "share": None}
+        plain |= {"capacity": 0.0, "routed_every": 2}
         return {name: value for name, value in fields.items() if name not in plain or value != plain[name]}
 
     def layer_matrix_parameters(self) -> int:
@@ -187,7 +218,8 @@ class ModelConfig:
         norms = 2 * self.width + (2 * self.head_dim if self.qk_norm else 0)
         layer = self.layer_matrix_parameters() + biases + series + norms
         tables = self.vocab_size * self.width * (1 if self.tied else 2)
-        return self.depth * layer + tables + self.width - shared_less(self)
+        routers = len(self.routed_layers()) * (2 * self.width + 1)
+        return self.depth * layer + routers + tables + self.width - shared_less(self)
 
     def to_hf(self, dtype: str = "float32") -> dict[str, Any]:
         """The `config.json` of the same model in transformers. Versions 4 and 5 spell the rotary base and the
@@ -220,9 +252,11 @@ class ModelConfig:
 
     def _hf_class(self) -> dict[str, Any]:
         named = {"architectures": [ARCHITECTURES[self.model_type].model_class], "model_type": self.model_type}
-        own = {"shortcut_size": self.shortcut, "activation_series": self.series}
+        own: dict[str, Any] = {"shortcut_size": self.shortcut, "activation_series": self.series}
         if self.share is not None:
             own = asdict(self.share)
+        if self.capacity:
+            own = {"routed_capacity": self.capacity, "routed_every": self.routed_every}
         return named if self.family == "llama" else {**named, **own_keys(self.model_type, own)}
 
     @classmethod

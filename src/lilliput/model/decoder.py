@@ -6,10 +6,13 @@ The names come from the modules' names, so `state_dict()` is already the content
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from lilliput.errors import ModelError
 from lilliput.model.config import ModelConfig
+from lilliput.model.depths import RoutedBlock
 from lilliput.model.gemm import linear
 from lilliput.model.layers import Block, Linear, RMSNorm, rope_table
 from lilliput.model.loss import cross_entropy
@@ -34,16 +37,20 @@ class Body(nn.Module):
         super().__init__()
         self.embed_tokens = Embedding(config.vocab_size, config.width)
         block = PanguBlock if config.family == "pangu" else Block
-        plain = (block(config) for _ in range(config.depth))
+        routed = config.routed_layers()
+        plain = ((RoutedBlock if index in routed else block)(config) for index in range(config.depth))
         self.layers = nn.ModuleList(plain if config.share is None else shared_layers(config, config.share))
         self.norm = RMSNorm(config.width, config.norm_eps)
         cos, sin = rope_table(config.context, config.head_dim, config.rope_theta)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
+    def turns(self, length: int) -> tuple[Tensor, Tensor]:
+        """cos and sin of the first positions, as layers take them."""
+        return self.cos[:length], self.sin[:length]
+
     def forward(self, ids_BT: Tensor) -> Tensor:
-        length = ids_BT.shape[1]
-        cos, sin = self.cos[:length], self.sin[:length]
+        cos, sin = self.turns(ids_BT.shape[1])
         x_BTD = self.embed_tokens(ids_BT)
         for layer in self.layers:
             x_BTD = layer(x_BTD, cos, sin)
@@ -66,12 +73,19 @@ class Decoder(nn.Module):
         weight: Tensor = self.model.embed_tokens.weight if self.config.tied else self.lm_head.weight
         return weight
 
-    def forward(self, ids_BT: Tensor, targets_BT: Tensor | None = None, reduction: str = "sum") -> Tensor:
+    def forward(
+        self,
+        ids_BT: Tensor,
+        targets_BT: Tensor | None = None,
+        reduction: str = "sum",
+        walk: Callable[[Decoder, Tensor, Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Logits or loss.
 
         ids_BT: int64 ids. targets_BT: the id to predict at each position, −100 where none; None asks for
         logits_BTV in fp32. With targets: cross-entropy in nats, chunked, so that no B·T·V array exists:
         reduction "sum" gives a scalar, "none" gives (B, T) with 0 where the target is −100.
+        walk: another way through the layers, to its own result, which an objective may take (train/layer_skip.py).
         Raises ModelError where the sequence is longer than the trained context.
         """
         batch, length = ids_BT.shape
@@ -80,6 +94,8 @@ class Decoder(nn.Module):
                 f"{length} positions are more than the model's context of {self.config.context}",
                 mend="cut the text into windows",
             )
+        if walk is not None and targets_BT is not None:
+            return walk(self, ids_BT, targets_BT)
         x_BTD = self.model(ids_BT)
         weight_VD = self.head_weight()
         if targets_BT is None:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from lilliput.errors import ConfigError, ModelError
 from lilliput.model.decoder import Decoder
+from lilliput.model.depths_cache import route_of, routed
 from lilliput.model.gemm import usable, written_product
 from lilliput.model.layers import Attention, Block
 from lilliput.model.pangu import Series, Shortcut
@@ -65,6 +66,7 @@ class _Layer:
         biased = mlp.gate_proj.bias is not None
         self.gate_up_bias = torch.cat((mlp.gate_proj.bias, mlp.up_proj.bias)) if biased else None
         self.down, self.down_bias = mlp.down_proj.matrix, mlp.down_proj.bias
+        self.route = route_of(block)
         self.parts: list[int] | None = None
         if (shortcut := getattr(attention, "shortcut", None)) is not None:
             self._join(shortcut, block.input_layernorm.weight)
@@ -102,6 +104,9 @@ class Generator:
         self.turn_TE = torch.complex(body.cos.float(), body.sin.float())
         shape = (config.depth, 2, batch, config.kv_heads, config.context, config.head_dim)
         self.cache = self.embedding.new_zeros(shape)
+        # Of the routed layers, which cached positions count.
+        counted = (config.depth, batch, config.context) if config.capacity else (0,)
+        self.counted = torch.zeros(counted, dtype=torch.bool, device=self.embedding.device)
 
     @torch.inference_mode()
     def feed(self, ids_BT: Tensor) -> Tensor:
@@ -116,6 +121,9 @@ class Generator:
         x_ND = F.embedding(ids_BT, self.embedding).view(-1, self.config.width)
         turn_TE = self.turn_TE[start : start + length, None]
         for index, layer in enumerate(self.layers):
+            if layer.route is not None:
+                x_ND = routed(self, x_ND, layer, layer.route, index)
+                continue
             x_ND = self._attend(x_ND, layer, self.cache[index], turn_TE)
             x_ND = self._transform(x_ND, layer)
         self.position += length
@@ -216,13 +224,15 @@ def generate(
     top_k: int | None = None,
     seed: int = 0,
     stop_ids: Sequence[int] = (),
+    writer: Generator | None = None,
 ) -> Iterator[Tensor]:
     """Continue a batch of equally long prompts, yielding the (B,) next ids, at most `max_new` times.
 
     temperature: 0 is greedy. The same seed gives the same text on the same machine. A row that has produced one
     of `stop_ids` repeats it; the end comes when every row has. When the context is full, the last half of it
     is read again as a new prompt and writing goes on from there; a prompt longer than the context is cut to
-    its last positions. Raises ConfigError for impossible settings, ModelError for an empty prompt or ids
+    its last positions. writer: of the model, for as many texts, where it is to be of another kind than `Generator`.
+    Raises ConfigError for impossible settings, ModelError for an empty prompt or ids
     outside the vocabulary.
     """
     _check(model, ids_BT, max_new, temperature, top_p, top_k)
@@ -233,7 +243,7 @@ def generate(
     def pick(logits_BV: Tensor) -> Tensor:
         return choose(logits_BV, temperature, top_k, top_p, random)
 
-    return _write(Generator(model, ids_BT.shape[0]), ids_BT, max_new, pick, stops)
+    return _write(writer or Generator(model, ids_BT.shape[0]), ids_BT, max_new, pick, stops)
 
 
 def _write(

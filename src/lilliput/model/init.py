@@ -21,7 +21,8 @@ SIGMA = 0.02  # GPT-2's; the paper does not print its own (2402.02791 §3.1)
 
 _RESIDUAL_OUTPUTS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 _ZERO = (
-    ".bias", ".lora_B.weight", ".shortcut.out_proj.weight", ".act_fn.shift_1", ".act_fn.shift_2", ".act_fn.scale_2",
+    ".bias", ".lora_B.weight", ".predictor.weight", ".shortcut.out_proj.weight",
+    ".act_fn.shift_1", ".act_fn.shift_2", ".act_fn.scale_2",
 )  # fmt: skip
 _LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
@@ -74,6 +75,8 @@ def start(name: str, shape: tuple[int, ...], config: ModelConfig, seed: int) -> 
     """The first weights of the tensor `name` in a model of `config`, fp32: matrices normal, norms one, biases zero."""
     if name.endswith(_ZERO):
         return torch.zeros(shape)
+    if name.endswith(".router.weight"):  # as a row of a fan-in matrix; of its predictor nothing is known yet
+        return drawn(name, shape, seed).mul_(1 / math.sqrt(shape[0]))
     if len(shape) != 2:
         return torch.ones(shape)
     return drawn(name, shape, seed).mul_(sigma(name, shape, config.init, config.depth))

@@ -61,9 +61,10 @@ def rope_table(context: int, head_dim: int, theta: float) -> tuple[Tensor, Tenso
 
 
 def rotate(x_BTHE: Tensor, cos_TE: Tensor, sin_TE: Tensor) -> Tensor:
-    """Rotary positions in Hugging Face's convention: dimension i turns with i + head_dim/2."""
+    """Rotary positions in Hugging Face's convention: dimension i turns with i + head_dim/2. The angles may be
+    (B, T, head_dim / 2), where the positions of the sequences differ."""
     first, second = x_BTHE.chunk(2, dim=-1)
-    cos, sin = cos_TE[:, None, :].to(x_BTHE.dtype), sin_TE[:, None, :].to(x_BTHE.dtype)
+    cos, sin = cos_TE.unsqueeze(-2).to(x_BTHE.dtype), sin_TE.unsqueeze(-2).to(x_BTHE.dtype)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 

@@ -16,13 +16,17 @@ from lilliput.model.config import ModelConfig
 if TYPE_CHECKING:
     from lilliput.model.decoder import Decoder
 
-SPACES = ("vocab", "hidden", "ffn", "head", "kv_head", "bottleneck", "rank", "channel", "layer")
+SPACES = ("vocab", "hidden", "ffn", "head", "kv_head", "bottleneck", "rank", "channel", "bias", "layer")
 # A channel is one place in a head, of head_dim: all heads have the same ones, and none is ever cut. Nor is a rank.
 
 _LAYER = "model.layers.{layer}."
 
 # A query head belongs to one key-value head: cutting kv_head cuts its `heads / kv_heads` query heads.
 PARENT = {"head": "kv_head"}
+
+
+# Of a mixture of depths; only routed layers have them (`layers_of`).
+_ROUTED = (_LAYER + "router.", _LAYER + "predictor.")
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ def sizes(config: ModelConfig) -> dict[str, int]:
         "bottleneck": config.shortcut,
         "rank": config.share.lora if config.share else 0,
         "channel": config.head_dim,
+        "bias": 1,
         "layer": config.depth,
     }
 
@@ -93,6 +98,9 @@ def templates(config: ModelConfig) -> dict[str, tuple[Axis, ...]]:
         table |= {mlp + f"act_fn.scale_{term}": (ffn,), mlp + f"act_fn.shift_{term}": (ffn,)}
     if config.share is not None:
         table |= _loras(config, table)
+    if config.capacity:
+        table[_LAYER + "router.weight"] = (hidden,)
+        table |= {_LAYER + "predictor.weight": (hidden,), _LAYER + "predictor.bias": (Axis("bias"),)}
     if not config.tied:
         table["lm_head.weight"] = (vocab, hidden)
     return table
@@ -111,7 +119,10 @@ def _loras(config: ModelConfig, table: Mapping[str, tuple[Axis, ...]]) -> dict[s
 
 
 def layers_of(template: str, config: ModelConfig) -> Sequence[int]:
-    """The layers that store a tensor by this template: all, or where layers share it the first that uses it."""
+    """The layers that store a tensor by this template: all, or where layers share it the first that uses it; of a
+    mixture of depths' routers the routed ones."""
+    if template.startswith(_ROUTED):
+        return config.routed_layers()
     if config.share is None:
         return range(config.depth)
     return config.share.stored(template.removeprefix(_LAYER), config.depth)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lilliput.model.decoder import Decoder
+from lilliput.model.depths_cache import routed_tree
 from lilliput.model.generate import Generator, _Layer
 from lilliput.model.loss import chunk_rows
 
@@ -38,6 +39,9 @@ class TreeReader(Generator):
         turn_BT1E = self.turn_TE[depth_BT][:, :, None]
         x_ND = F.embedding(ids_BT, self.embedding).view(batch * length, -1)
         for layer in self.layers:
+            if layer.route is not None:
+                x_ND = routed_tree(self, x_ND, layer, layer.route, turn_BT1E, mask_B1TT)
+                continue
             x_ND = self._attend_tree(x_ND, layer, turn_BT1E, mask_B1TT)
             x_ND = self._transform(x_ND, layer)
         return self._norm(x_ND)

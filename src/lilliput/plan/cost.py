@@ -117,8 +117,9 @@ def decode_flops(shape: ModelConfig, positions: int) -> float:
     each of them; their LoRAs are added to it once, before anything is written (model/shared_block.py)."""
     plain = unrolled(shape)
     matrices = sum(tensor.elements for tensor in _tensors(plain) if _multiplied(tensor.template, tensor.shape, plain))
+    skipped = shape.skipped_parameters()
     attention = 2.0 * shape.depth * shape.heads * shape.head_dim * (positions + 1)
-    return 2.0 * (matrices + attention)
+    return 2.0 * (matrices - skipped + attention)
 
 
 def _tensors(shape: ModelConfig) -> Iterator[_Stored]:

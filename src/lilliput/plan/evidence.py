@@ -57,7 +57,7 @@ def collect(folder: Path) -> list[Run]:
 
     Raises ConfigError where there is none, and for a file that is damaged or no result of a run.
     """
-    found = distinct(_runs(folder))
+    found = distinct(filter(_plannable, _runs(folder)))
     if not found:
         raise ConfigError(
             "there is no finished run", where=str(folder), mend="give a run directory, or a folder of studies' results"
@@ -82,6 +82,11 @@ def _runs(folder: Path) -> Iterator[Run]:
     for file in sorted(folder.rglob("results.json")):
         if (file.parent / "run.json").is_file():
             yield _read(file, _json(file), _of_run)
+
+
+def _plannable(run: Run) -> bool:
+    """Whether it says something of the shapes that are planned: a mixture of depths is no such shape."""
+    return not run.shape.capacity
 
 
 def _json(file: Path) -> Any:

@@ -149,6 +149,8 @@ class Frame:
             family=asked.family,
             shortcut=BY_FAMILY if asked.shortcut is None else asked.shortcut,
             series=BY_FAMILY if asked.series is None else asked.series,
+            capacity=BY_FAMILY if asked.capacity is None else asked.capacity,
+            routed_every=asked.routed_every or 2,
             init=asked.init,
             share=self.share,
         )

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from lilliput.errors import CheckpointError, ConfigError
+from lilliput.train.dropout import Dropout
+from lilliput.train.exits import ExitLoss, LayerDropout
 from lilliput.train.rounds import Rounds
 
 SCHEDULES = ("cosine", "wsd", "constant")
@@ -14,6 +16,8 @@ PRECISIONS = ("fp32", "bf16")
 
 # Decided once by the machine a run began on, then kept: they change the last bits of the weights.
 MACHINE_KEYS = ("micro_sequences", "compile", "precision", "threads")
+# Parts that a run may have; one without is identified as it was before there were any.
+PARTS = {"rounds": Rounds, "dropout": Dropout, "layer_dropout": LayerDropout, "exits": ExitLoss}
 # These change what is written and when, never the weights.
 FREE_KEYS = ("save_every", "eval_every", "log_every", "keep", "tensorboard")
 
@@ -53,6 +57,10 @@ class TrainConfig:
     """Pass number in training by rounds; part of the order's key."""
     rounds: Rounds | None = None
     """How the run is divided into rounds that read text again; None for one round."""
+    dropout: Dropout | None = None
+    layer_dropout: LayerDropout | None = None
+    exits: ExitLoss | None = None
+    """Exits before the last layer that learn to predict."""
     objective: str = "causal"
     compile: bool = False
     precision: str = "fp32"
@@ -100,11 +108,8 @@ class TrainConfig:
         return self.steps * self.batch_tokens
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; rounds only where there are any, so that a run without is identified as ever."""
-        values = asdict(self)
-        if self.rounds is None:
-            del values["rounds"]
-        return values
+        """Plain values for JSON; of PARTS those that the run has."""
+        return {name: value for name, value in asdict(self).items() if name not in PARTS or value is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainConfig:
@@ -117,8 +122,9 @@ class TrainConfig:
                 mend="go on with the version of Lilliput that began the run",
             )
         values = dict(data)
-        if values.get("rounds") is not None:
-            values["rounds"] = Rounds(**values["rounds"])
+        for name, part in PARTS.items():
+            if values.get(name) is not None:
+                values[name] = part(**values[name])
         return cls(**values)
 
     def resumed_from(self, begun: TrainConfig) -> TrainConfig:

@@ -18,6 +18,7 @@ from lilliput.errors import ConfigError
 from lilliput.model.sharing import unrolled
 from lilliput.progress import count, duration
 from lilliput.train.config import TrainConfig as TrainConfig
+from lilliput.train.derive_skip import skips
 from lilliput.train.memory import activation_bytes
 from lilliput.train.rounds import Plan, Rounds
 
@@ -59,7 +60,7 @@ def flops(model: ModelConfig, tokens: float) -> float:
     """Training cost C = 6·N_nonemb·D + 6·V·d·D; attention's quadratic part is not counted, what layers share is counted
     for each of them."""
     table = model.vocab_size * model.width
-    body = unrolled(model).parameters() - table * (1 if model.tied else 2)
+    body = unrolled(model).parameters() - model.skipped_parameters() - table * (1 if model.tied else 2)
     return 6.0 * body * tokens + 6.0 * table * tokens
 
 
@@ -157,6 +158,8 @@ def derive(
         notes.derived("lr of shared weights", "lr/√n", "n layers use them, a step counts n times (docs/model.md)")
     warmup = warmup_of(train, steps, notes)
     beta2 = beta2_of(train, batch * model.context, notes)
+    left_out, lines = skips(train, model.depth)
+    notes.extend(lines)
     seconds = cost / nominal_rate(model, device)
     save_every, eval_every = intervals_of(train, seconds, steps, notes)
     workers = value_of("threads", train.threads, threads(), "the cores of this machine, or OMP_NUM_THREADS", notes)
@@ -176,6 +179,7 @@ def derive(
         clip=train.clip,
         seed=seed,
         rounds=divided,
+        **left_out,
         compile=_compile(train, seconds, gpu, notes),
         precision=precision,
         threads=workers,

@@ -14,6 +14,9 @@ from lilliput.model.heap import keep_freed_memory
 from lilliput.progress import say, warn
 from lilliput.train import parallel
 from lilliput.train.config import TrainConfig
+from lilliput.train.depths import Routed
+from lilliput.train.dropout import Dropper
+from lilliput.train.layer_skip import LayerSkip
 from lilliput.train.likelihood import autocast, window_losses
 from lilliput.train.objectives import OBJECTIVES, Objective
 from lilliput.train.optimizer import (
@@ -45,7 +48,8 @@ class Engine:
     ) -> None:
         self.model, self.config, self.device, self.world = model, config, device, world
         torch.set_num_threads(max(1, config.threads // world.local_size))
-        self.objective = objective or OBJECTIVES[config.objective]()
+        self.objective = objective or _objective(config, model)
+        self.dropper = None if config.dropout is None else Dropper(config.dropout, config.steps, device)
         if device.type == "cpu":
             keep_freed_memory()
         model.to(device)
@@ -56,6 +60,8 @@ class Engine:
             self.live = parallel.twin(self.model)
         else:
             self.live = parallel.shard(self.model, self.world, self.device)
+        if self.dropper is not None:
+            self.dropper.attach(self.live)
         self.optimizer = build_optimizer(self.live, self.config, self.objective.groups(self.live, self.config))
         self.live.train()
 
@@ -67,6 +73,8 @@ class Engine:
         """
         config, world = self.config, self.world
         torch.manual_seed(mix(config.seed, config.round, step, world.rank) >> 1)
+        if self.dropper is not None:
+            self.dropper.begin(step)
         self.objective.begin(self.live, step)
         loss_here = self._forward_backward(batch)
         norm = parallel.whole(torch.nn.utils.get_total_norm(self._grads()))
@@ -138,7 +146,7 @@ class Engine:
         """
         if self.world.main:
             say("compiling (may take a minute)")
-        whole = self.device.type == "cuda" and self.world.size == 1
+        whole = self.device.type == "cuda" and self.world.size == 1 and not self.objective.walks
         for block in [self.live] if whole else parallel.blocks(self.live):
             block.forward = torch.compile(block.forward, dynamic=False)
         micro = min(self.config.micro_sequences, self._share())
@@ -193,3 +201,12 @@ class Engine:
             own = self.model.state_dict()
             for name, tensor in self.live.state_dict().items():
                 own[name].copy_(parallel.whole(tensor.detach()))
+
+
+def _objective(config: TrainConfig, model: nn.Module) -> Objective:
+    """What a run learns that is handed no objective."""
+    if getattr(model, "config", None) and getattr(model.config, "capacity", 0):
+        return Routed()
+    if config.layer_dropout is not None or config.exits is not None:
+        return LayerSkip(config.steps, config.layer_dropout, config.exits)
+    return OBJECTIVES[config.objective]()

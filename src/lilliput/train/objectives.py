@@ -35,6 +35,10 @@ class Objective:
     rises = False
     """Whether the loss rises by design, so that a step is not left out for a loss far above what was usual."""
 
+    walks = False
+    """Whether it goes through a decoder's layers in a way of its own, which may differ from step to step: then the
+    layers are compiled, and never the whole."""
+
     def loss(self, model: nn.Module, windows_BT1: torch.Tensor) -> torch.Tensor:
         """Nats summed over this micro batch's targets (scalar, fp32); what belongs to no token is counted once for each
         target, since the loop divides by the global batch's targets. windows_BT1: see `split`."""

@@ -106,4 +106,4 @@ def confusion(truth: Labels, guessed: Labels, names: Sequence[str]) -> dict[str,
     labels = len(names)
     table = np.bincount(truth * labels + guessed, minlength=labels * labels).reshape(labels, labels)
     met = np.flatnonzero(table.sum(0) + table.sum(1))
-    return {"labels": [names[at] for at in met], "rows": table[np.ix_(met, met)].tolist()}
+    return {"labels": [names[at] for at in met.tolist()], "rows": table[np.ix_(met, met)].tolist()}

@@ -50,7 +50,7 @@ REPEATS = 10
 
 def tuning_rate(width: int) -> float:
     """The peak learning rate of fine-tuning an encoder of this width."""
-    return MAX_TUNE_LR * float(min(1.0, TUNE_WIDTH / width)) ** TUNE_POWER
+    return MAX_TUNE_LR * math.pow(min(1.0, TUNE_WIDTH / width), TUNE_POWER)
 
 
 def row_bytes(shape: EncoderConfig) -> int:

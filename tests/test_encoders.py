@@ -14,13 +14,14 @@ from lilliput.committee import Members, committee
 from lilliput.corpus.labelled import Rows
 from lilliput.corpus.layouts import Labelled
 from lilliput.errors import ConfigError, CorpusError, ModelError
-from lilliput.export.encoder_dir import load_encoder
+from lilliput.export.encoder_dir import fill_encoder, load_encoder
+from lilliput.model.encoder import Classifier, initialise_encoder
 from lilliput.pipeline import make
 from lilliput.recipe import Recipe, load_recipe
 from lilliput.serving import open_classifier
 from lilliput.store import Store
 from lilliput.train.labels import TellLabels
-from lilliput.tuning import LOGITS, Start, Tuning, encode, fine_tune, sample
+from lilliput.tuning import LOGITS, TABLES, Start, Tuning, encode, fine_tune, sample, scale_tables
 
 CPU = torch.device("cpu")
 TUNING = Tuning(epochs=10, batch=8, lr=3e-3, length=16)
@@ -122,13 +123,17 @@ def test_a_classifier_learns_and_stands_beside_the_baseline(tuned, store, made):
     same = Job(Start.read(Path(made["model"])), DATA, TUNING, [0, 1], Path(tuned["run"]), store, CPU)
     again = classify(same)
     assert again["accuracy"] == tuned["accuracy"]
+    page = Path(tuned["report"]).read_text()
+    assert "Labels of words" in page
+    assert "Training loss" in page
+    assert "confusion" not in json.loads((Path(tuned["model"]) / "lilliput.json").read_text())
     with pytest.raises(ConfigError, match="another classifier"):
         classify(replace(same, seeds=[2]))
 
 
 def test_what_is_saved_tells_the_same_in_transformers(tuned):
     transformers = pytest.importorskip("transformers")
-    texts = ["the median of it", "a generic type [SEP] of it", ""]
+    texts = ["median 3 of median 4 and median", "a generic type [SEP] of it", ""]
     opened = open_classifier(Path(tuned["model"]), CPU)
     assert opened.length == TUNING.length
     mine = opened.tell(texts)
@@ -158,6 +163,22 @@ def test_a_killed_fine_tuning_goes_on_to_the_same_answers_and_no_other_start_goe
         again = fine_tune(begun, task, TUNING, 3, tmp_path / "v", Store(tmp_path / "two"), CPU)
         assert np.array_equal(np.load(again.path / LOGITS), np.load(whole.path / LOGITS)) == (begun is start)
         assert not (tmp_path / "v").exists()
+
+
+def test_scaling_the_tables_changes_no_output(made):
+    encoder, _, _ = load_encoder(made["model"])
+    model = Classifier(encoder.config, 3)
+    initialise_encoder(model, 0)
+    fill_encoder(model, Path(made["model"]), body=True)
+    ids = torch.randint(5, encoder.config.vocab_size, (3, 20), generator=torch.Generator().manual_seed(0))
+    before = model.eval()(ids)
+    scale_tables(model)
+    table = model.bert.embeddings.word_embeddings.weight
+    assert float(table.detach().square().mean().sqrt()) == pytest.approx(TABLES, rel=1e-4)
+    assert torch.allclose(model(ids), before, atol=1e-5)
+    kept = table.detach().clone()
+    scale_tables(model)
+    assert torch.allclose(table, kept, rtol=1e-4)
 
 
 def test_from_scratch_takes_no_weights(made):

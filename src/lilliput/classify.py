@@ -14,17 +14,21 @@ import torch
 from lilliput import device as machine
 from lilliput.corpus.layouts import Labelled
 from lilliput.errors import ConfigError, CorpusError
-from lilliput.evaluate.labels import Labels, accuracy, accuracy_gain, by_label, macro_f1
+from lilliput.evaluate.labels import Labels, accuracy, accuracy_gain, by_label, confusion, macro_f1
 from lilliput.evaluate.tfidf import NAME, check_baseline, tfidf_guesses
 from lilliput.export.encoder_dir import save_encoder
 from lilliput.progress import say, warn
 from lilliput.report.classifier_card import classifier_card
-from lilliput.store import Store, canonical_hash, check_replaceable, locked, read_json, write_json
+from lilliput.report.classify_page import classify_page
+from lilliput.store import Store, canonical_hash, check_replaceable, locked, read_json, write_atomic, write_json
+from lilliput.train.metrics import read_metrics
 from lilliput.tuning import LOGITS, Start, Task, Tuning, fine_tune, load_tuned, sample
 
 _BASELINE_FORMAT = 1
 # From this ratio of the commonest to the rarest label on it is told.
 _UNEVEN = 3
+# Of the results what a model directory does not hold: places here, and what only the page shows.
+_NOT_SHIPPED = ("model", "run", "report", "key", "encoder", "confusion")
 
 
 @dataclass(frozen=True)
@@ -115,14 +119,14 @@ def classify(job: Job) -> dict[str, Any]:
     check_baseline()
     prepared, start, out = prepare(job.data), job.start, job.out
     key = job.key(prepared.task)
-    check_replaceable(out, ("model", "results.json", "seeds", ".lock", ".*"), set(), (start.folder,))
+    check_replaceable(out, ("model", "results.json", "report.html", "seeds", ".*"), set(), (start.folder,))
     with locked(out / ".lock", str(out)):
         if (out / "results.json").is_file():
             found = read_json(out / "results.json")
             if found.get("key") != key:
                 raise ConfigError("this folder holds another classifier", where=str(out), mend="give another --out")
             say(f"finished before: {out}")
-            return {**found, "model": str(out / "model"), "run": str(out)}
+            return {**found, **_places(out)}
         told = prepared.told + odd_sizes(prepared, start, job.tuning)
         speak(told, job.data.notes)
         results = _measure(job, prepared, told, key)
@@ -168,8 +172,7 @@ def _measure(job: Job, prepared: Prepared, told: list[str], key: str) -> dict[st
         say(f"seed {seed}: accuracy {ours:.2%}, {NAME} {theirs:.2%}")
     model = load_tuned(start, stages[0], len(task.labels))
     results = {
-        "model": str(out / "model"),
-        "run": str(out),
+        **_places(out),
         "data": data.name,
         "encoder": str(start.folder),
         "scratch": start.scratch,
@@ -177,6 +180,7 @@ def _measure(job: Job, prepared: Prepared, told: list[str], key: str) -> dict[st
         "baseline": {"name": NAME, **scores(task, others)},
         "gain": accuracy_gain(_right(task, guesses), _right(task, others)).to_dict(),
         "labels": by_label(*_shown(task, guesses[0]), [*prepared.names, "unknown label"]),
+        "confusion": confusion(*_shown(task, guesses[0]), [*prepared.names, "unknown label"]),
         "seeds": list(seeds),
         "per_seed": [
             {"seed": seed, "accuracy": float((one == task.truth).mean()), "rows": stage.manifest["rows"]}
@@ -192,9 +196,16 @@ def _measure(job: Job, prepared: Prepared, told: list[str], key: str) -> dict[st
         "versions": machine.versions(),
         "key": key,
     }
-    info = {name: value for name, value in results.items() if name not in ("model", "run", "key", "encoder")}
+    info = {name: value for name, value in results.items() if name not in _NOT_SHIPPED}
     save_encoder(out / "model", model, start.tokenizer, info, classifier_card(results), labels=prepared.names)
+    curves = {seed: read_metrics(stage.path / "metrics.jsonl") for seed, stage in zip(seeds, stages, strict=True)}
+    write_atomic(out / "report.html", classify_page(results, curves))
     return results
+
+
+def _places(out: Path) -> dict[str, str]:
+    """Where the parts of a classifier's folder lie."""
+    return {"model": str(out / "model"), "run": str(out), "report": str(out / "report.html")}
 
 
 def baseline(task: Task, tuning: Tuning, seed: int, store: Store) -> Labels:

@@ -31,6 +31,8 @@ from lilliput.store import Stage, Store, canonical_hash, check_replaceable, lock
 from lilliput.tokenizer.load import Tokenizer
 from lilliput.tuning import LOGITS, Start, Tuning, encode, fine_tune, load_tuned
 
+# Raised when the same call gives another committee.
+_FORMAT = 2
 _TIMED = 64
 
 
@@ -94,7 +96,7 @@ def committee(
     if vote not in VOTES:
         raise ConfigError(f"no way to vote is called {vote!r}", where="--vote", mend=f"one of {', '.join(VOTES)}")
     prepared = prepare(data)
-    key = canonical_hash([members.identity(), prepared.task.identity(), asdict(tuning), vote])
+    key = canonical_hash([_FORMAT, members.identity(), prepared.task.identity(), asdict(tuning), vote])
     check_replaceable(out, ("model", "members", "seeds", "results.json", ".*"), set(), members.encoders)
     with locked(out / ".lock", str(out)):
         if (out / "results.json").is_file():
@@ -109,7 +111,9 @@ def committee(
         place, stages = machine.pick_device(device), []
         for at, (start, seed) in enumerate(zip(starts, members.seeds, strict=True), 1):
             say(f"member {at} of {len(starts)}: fine-tuning, seed {seed}")
-            stages.append(fine_tune(start, prepared.task, tuning, seed, out / "seeds" / str(seed), store, place))
+            # All learn from the same rows: with rows of its own each, a committee would know more labels than a member.
+            work, draw = out / "seeds" / str(seed), members.seeds[0]
+            stages.append(fine_tune(start, prepared.task, tuning, seed, work, store, place, draw))
         labels = len(prepared.task.labels)
         models = [load_tuned(start, stage, labels) for start, stage in zip(starts, stages, strict=True)]
         results = {
@@ -117,7 +121,7 @@ def committee(
             "run": str(out),
             "data": data.name,
             **_measured(prepared, tuning, starts[0].tokenizer, stages, models),
-            "baseline": {"name": NAME, **_baseline(prepared, tuning, members.seeds, store)},
+            "baseline": {"name": NAME, **_baseline(prepared, tuning, members.seeds[0], store)},
             "vote": vote,
             "seeds": list(members.seeds),
             "shared_pretraining": members.shared(),
@@ -154,5 +158,5 @@ def _measured(
     }
 
 
-def _baseline(prepared: Prepared, tuning: Tuning, seeds: Sequence[int], store: Store) -> dict[str, Any]:
-    return scores(prepared.task, [baseline(prepared.task, tuning, seed, store) for seed in seeds])
+def _baseline(prepared: Prepared, tuning: Tuning, seed: int, store: Store) -> dict[str, Any]:
+    return scores(prepared.task, [baseline(prepared.task, tuning, seed, store)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ from lilliput.tokenizer.load import Tokenizer
 from lilliput.tokenizer.special import Specials, for_encoder
 from lilliput.train.metrics import read_metrics
 
-_SCORES_FORMAT = 1
+_SCORES_FORMAT = 2
+WINDOWS = "windows.json"
 _EXAMPLES = 6
 
 
@@ -98,13 +100,16 @@ def _held_out(made: MadeEncoder, report: ReadReport) -> Iterable[str]:
 
 
 def _score(made: MadeEncoder, store: Store, model: Encoder, texts: list[str]) -> dict[str, Any]:
-    """The masked loss, kept in the store."""
+    """The masked loss, kept in the store; window by window it goes to the run's folder too."""
     rate = made.asked.masked.rate
 
     def build(folder: Path) -> dict[str, Any]:
         say("scoring")
         windows = windows_of(texts, made.tokenizer, made.special, made.shape.context)
-        return masked_loss(model, windows, made.special, rate).to_dict()
+        score = masked_loss(model, windows, made.special, rate)
+        each = {"text_hash": score.hash, "nats": score.nats.round(3).tolist(), "masked": score.counts.tolist()}
+        write_json(folder / WINDOWS, each)
+        return score.to_dict()
 
     key = {
         "format": _SCORES_FORMAT,
@@ -113,4 +118,6 @@ def _score(made: MadeEncoder, store: Store, model: Encoder, texts: list[str]) ->
         "text": [source_identity(SourceSpec(source=file)) for file in made.asked.evaluate.text] or made.corpus.hash,
         "bytes": made.asked.evaluate.bytes,
     }
-    return store.stage("scores", key, build).manifest
+    stage = store.stage("scores", key, build)
+    shutil.copyfile(stage.path / WINDOWS, made.folder / WINDOWS)
+    return stage.manifest

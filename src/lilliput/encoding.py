@@ -15,12 +15,13 @@ from typing import Any, cast
 
 import torch
 
+from lilliput import device as machine
 from lilliput.corpus.documents import Documents
 from lilliput.corpus.shards import Shards
 from lilliput.encoder_results import MadeEncoder, finish_encoder
 from lilliput.errors import ConfigError
 from lilliput.evaluate.masked import masked_loss, windows_of
-from lilliput.export.encoder_dir import fill_encoder, load_encoder, read_encoder_config, write_encoder
+from lilliput.export.encoder_dir import fill_encoder, load_encoder, read_encoder_config, save_encoder, write_encoder
 from lilliput.export.weights import WEIGHTS
 from lilliput.model.encoder import Encoder, initialise_encoder
 from lilliput.model.encoder_config import EncoderConfig
@@ -31,7 +32,7 @@ from lilliput.recipe import ModelSettings, Recipe, build_recipe
 from lilliput.results import up_to
 from lilliput.run import Run
 from lilliput.settle import identify, read_notes, training_identity, training_values
-from lilliput.store import Stage, file_hash, write_atomic, write_json
+from lilliput.store import Stage, Store, file_hash, locked, write_atomic, write_json
 from lilliput.texts import Texts, tell
 from lilliput.tokenizer.load import Tokenizer
 from lilliput.tokenizer.special import Specials, for_encoder
@@ -45,6 +46,7 @@ from lilliput.train.masked import Masked, Pieces
 
 # Raised when the output changes for the same settings, so that an older one is not taken for it.
 _FORMATS = {"wordpiece": 1, "encoder": 1}
+_UNTRAINED = "# An encoder before any training\n\nIts weights are random: take its shape and tokenizer alone.\n"
 # Windows scored at each evaluation on the way.
 _DURING = 64
 
@@ -63,7 +65,7 @@ class EncoderRun(Run):
             encoder_shape(recipe, _taken(recipe).vocab_size if recipe.tokenizer.source else None)
             return
         config, _, _ = read_encoder_config(Path(recipe.source).expanduser())
-        free = ("family", "dropout")
+        free = ("family", "dropout", "init")
         fixed = [f"model.{name}" for name, value in recipe.model if name not in free and value != _default(name)]
         fixed += ["tokenizer.vocab_size"] if recipe.tokenizer.vocab_size else []
         fixed += ["tokenizer.from"] if recipe.tokenizer.source else []
@@ -116,6 +118,26 @@ class EncoderRun(Run):
             weights=weights,
         )
         return finish_encoder(made, self.store, self.device)
+
+    def begin(self) -> dict[str, Any]:
+        """The encoder before any training: corpus, tokenizer, shape and first weights. Its model directory, and what
+        there is to say of it."""
+        texts = Texts(self.asked, self.inputs, self._stage)
+        tokenizer, special = self._tokenizer(texts, texts.corpus(), None)
+        model = Encoder(self._shape(tokenizer, special, None))
+        initialise_encoder(model, self.asked.seed)
+        readable, _ = for_encoder(tokenizer, masks_in_text=True)
+        save_encoder(self.folder / "model", model, readable, {"recipe": self.asked.to_dict()}, _UNTRAINED)
+        return {
+            "parameters": model.config.parameters(),
+            "shape": {"family": model.config.family, **asdict(model.config)},
+            "tokenizer": {"vocab_size": tokenizer.vocab_size, "hash": tokenizer.hash},
+            "cost": {"seconds": 0.0, "tokens": 0, "flops": 0.0, "skipped": 0, "peak_memory": 0},
+            "baselines": {},
+            "samples": [],
+            "machine": machine.machine(),
+            "versions": machine.versions(),
+        }
 
     def _tokenizer(self, texts: Texts, corpus: Stage, settled: Recipe | None) -> tuple[Tokenizer, Specials]:
         """The recipe's, the base model's, or a WordPiece trained on the corpus; with padding and mask."""
@@ -197,7 +219,9 @@ class EncoderRun(Run):
                 shutil.copyfile(found.path / "metrics.jsonl", self.folder / "metrics.jsonl")
             return found
         torch.set_num_threads(config.threads)
-        model = Encoder(shape)
+        # As Cramming (2212.14034) has it: what is read once cannot be learned by heart. The shape's own rate is that
+        # of fine-tuning, and goes to config.json.
+        model = Encoder(replace(shape, dropout=self.asked.masked.dropout))
         if self.asked.source is not None:
             fill_encoder(model, Path(self.asked.source).expanduser())
         else:
@@ -223,6 +247,13 @@ class EncoderRun(Run):
             return {"cost": cost, "weights": file_hash(folder / WEIGHTS)}
 
         return self.store.stage("weights", key, publish)
+
+
+def untrained(recipe: Recipe, out: Path, store: Store, device: str = "auto") -> dict[str, Any]:
+    """What `make` would begin with: shape, tokenizer and random weights, in `out/model`; what there is to say of it."""
+    run = EncoderRun.prepare(recipe, out, store, device)
+    with locked(run.folder / ".lock", str(run.folder)):
+        return cast("EncoderRun", run).begin()
 
 
 def described(shape: EncoderConfig) -> str:

@@ -200,7 +200,8 @@ class Recipe(Settings):
         if isinstance(values, dict) and values.get("objective") == "masked":
             model = values.get("model", {})
             if isinstance(model, dict):
-                return {**values, "model": {"family": "bert", **model}}
+                start = {"init": "neighbours"} if model.get("family", "bert") == "bert" else {}
+                return {**values, "model": {"family": "bert", **start, **model}}
         return values
 
     @model_validator(mode="after")

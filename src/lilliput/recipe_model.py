@@ -55,15 +55,21 @@ class ModelSettings(Settings):
     ffn: int | None = Field(None, ge=1, le=1_048_576, description="FFN width, in place of `expansion`")
     tied: bool | None = Field(None, description="share embedding and head")
     context: Size | None = Field(None, ge=8, le=1_048_576, description="positions the model sees")
-    init: Literal["constant", "gpt2", "gpt2-residual", "internlm", "depth", "fan-in"] = Field(
-        "fan-in", description="initialisation"
+    init: Literal["constant", "gpt2", "gpt2-residual", "internlm", "depth", "fan-in", "neighbours"] = Field(
+        "fan-in", description="initialisation; `neighbours` is for `bert`, and its default"
     )
     biases: bool = Field(False, description="biases in the attention projections")
     rope_theta: float = Field(10_000.0, gt=1, description="base of the rotary embedding")
     share: ShareSettings = ShareSettings()
-    dropout: float | None = Field(None, ge=0, lt=1, description="`bert`: dropout; none: 0.1")
+    dropout: float | None = Field(None, ge=0, lt=1, description="`bert`: dropout when it is fine-tuned; none: 0.1")
     conv: int | None = Field(None, ge=0, le=16, description="`bert`: layers of a convolutional front end, 0 for none")
     channels: int | None = Field(None, ge=1, le=1024, description="`bert`: channels of that front end; none: 64")
+
+    @model_validator(mode="after")
+    def _start_fits_family(self) -> ModelSettings:
+        if self.init == "neighbours" and self.family != "bert":
+            raise ValueError("init neighbours is for model.family bert")
+        return self
 
     @model_validator(mode="after")
     def _one_ffn(self) -> ModelSettings:
@@ -76,4 +82,5 @@ class MaskedSettings(Settings):
     """`objective: masked`: what is hidden, and which windows are read (docs/encoders.md)."""
 
     rate: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are predicted")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout in pre-training")
     first: bool = Field(False, description="of each document read the first window alone, as the TLM paper does")

@@ -35,6 +35,8 @@ _FORMAT = 1
 _BATCH = 64
 WARMUP = 0.1
 LOGITS = "logits.npy"
+# Root mean square of the pieces' table when an encoder is fine-tuned. [D] Measured: docs/encoders.md.
+TABLES = 0.01
 
 Array = npt.NDArray[Any]
 
@@ -145,15 +147,23 @@ def settings(start: Start, tuning: Tuning, rows: int, context: int, seed: int, d
 
 
 def fine_tune(
-    start: Start, task: Task, tuning: Tuning, seed: int, work: Path, store: Store, device: torch.device
+    start: Start,
+    task: Task,
+    tuning: Tuning,
+    seed: int,
+    work: Path,
+    store: Store,
+    device: torch.device,
+    draw: int | None = None,
 ) -> Stage:
     """Train all weights to the last epoch; the classifier's weights and its logits on the test rows, kept in the store.
 
     work: where checkpoints lie meanwhile, in a folder for each key, so that a killed run is never taken for another's
     beginning: the loop knows its data and settings, not the weights it began with. The result depends on the seed
-    alone: rows drawn, new weights, their order.
+    alone: rows drawn, new weights, their order; with `draw` the rows follow from that, so that several seeds can learn
+    from the same ones.
     """
-    chosen = sample(task, tuning.per_label, seed)
+    chosen = sample(task, tuning.per_label, seed if draw is None else draw)
     ids, _ = encode(start.tokenizer, start.config, [task.train.texts[at] for at in chosen], tuning.length)
     config = settings(start, tuning, len(chosen), ids.shape[1], seed, device)
     key = {
@@ -162,6 +172,8 @@ def fine_tune(
         "task": task.identity(),
         "tuning": {"balanced": tuning.balanced, "per_label": tuning.per_label, "length": tuning.length},
         "train": {name: value for name, value in config.to_dict().items() if name not in FREE_KEYS},
+        **({} if draw in (None, seed) else {"draw": draw}),
+        **({} if start.scratch else {"tables": TABLES}),
     }
     own = work / canonical_hash(key)[:16]
 
@@ -171,6 +183,7 @@ def fine_tune(
         initialise_encoder(model, seed)
         if not start.scratch:
             fill_encoder(model, start.folder, body=True)
+            scale_tables(model)
         known = task.known[chosen]
         weights = _weights(known, len(task.labels)) if tuning.balanced else None
         done = train(model, Examples(ids, known), config, own, device=device, objective=TellLabels(weights))
@@ -184,6 +197,20 @@ def fine_tune(
     # The checkpoints have served.
     shutil.rmtree(work, ignore_errors=True)
     return stage
+
+
+def scale_tables(model: Classifier) -> None:
+    """Bring the root mean square of the pieces' table down to `TABLES`, positions and types by the same factor.
+
+    The norm behind them takes the factor out again (its ε aside), so the model computes what it did; but a step of
+    Adam, whose size knows no scale, now turns a piece's row as far as it does in an encoder that starts from scratch.
+    In place; what is smaller already stays."""
+    tables = model.bert.embeddings
+    with torch.no_grad():
+        factor = TABLES / float(tables.word_embeddings.weight.square().mean().sqrt())
+        if factor < 1:
+            for table in (tables.word_embeddings, tables.position_embeddings, tables.token_type_embeddings):
+                table.weight.mul_(factor)
 
 
 def _weights(known: Array, labels: int) -> list[float]:

@@ -104,7 +104,7 @@ def test_correlations_over_arms() -> None:
     assert lines[1].startswith("**no claim**: ρ(width/depth, bits per byte) (ρ = +")
     arms = [{"name": f"d{depth}", "low": 1.0, "high": 1.2} for depth in range(1, 9)]
     rows = [up_to_7, correlate(Trend(x="depth"), found), correlate(Trend(x="width/depth"), found), speed]
-    pictures = scatters({"study": "mine", "arms": arms, "correlations": rows})
+    pictures = scatters({"study": "mine", "metric": "bits_per_byte", "arms": arms, "correlations": rows})
     assert sorted(pictures) == [
         *("depth-bits_per_byte.svg", "depth-tokens_per_second.svg", "width_depth-bits_per_byte.svg"),
     ]
@@ -140,7 +140,7 @@ def test_arms_with_further_seeds(tmp_path: Path) -> None:
         ({"seeds": 3, "more_seeds": {"0.1": 2}}, "adds no seed"),
         ({"more_seeds": {"0.1": [1, 1]}}, "twice"),
         ({"correlations": [{"x": "dept"}]}, "did you mean depth"),
-        ({"correlations": [{"x": "depth", "y": "accuracy"}]}, "correlations.0.y"),
+        ({"correlations": [{"x": "depth", "y": "accuracy"}]}, "no metric called 'accuracy'"),
         ({"correlations": [{"x": "depth", "wher": "depth < 4"}]}, "unknown key correlations.wher"),
         ({"correlations": [{"x": "depth", "where": "depth"}]}, "no condition"),
         ({"correlations": [{"x": "depth", "at_most": -0.5, "within": 0.5}]}, "one of at_most"),

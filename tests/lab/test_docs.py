@@ -9,7 +9,8 @@ import pytest
 
 from lilliput.lab.fields import FIELDS
 from lilliput.lab.grid import cells_of
-from lilliput.lab.spec import Axis, Claim, Published, Reach, Study, Trend, read_study
+from lilliput.lab.spec import Axis, Claim, Classify, Published, Reach, Study, Trend, read_study
+from lilliput.plan.encoder import encoder_shape
 from lilliput.plan.search import derive_shape
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
@@ -24,12 +25,12 @@ def test_examples_are_studies(example: str, tmp_path: Path) -> None:
     cells = cells_of(study)
     assert len(cells) > 2
     for cell in cells:
-        derive_shape(cell.recipe)
+        (encoder_shape if cell.recipe.objective == "masked" else derive_shape)(cell.recipe)
     assert all(cell.recipe.corpus[0].source == "$CORPORA/stories.jsonl" for cell in cells)
 
 
 def test_examples_and_tables_name_every_key() -> None:
-    for part in (Study, Axis, Claim, Published, Reach, Trend):
+    for part in (Study, Axis, Claim, Classify, Published, Reach, Trend):
         for key in part.model_fields:
             assert re.search(rf"(`{key}`|\b{key}: )", TEXT), f"{part.__name__}.{key}"
     for field in FIELDS:

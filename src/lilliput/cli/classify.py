@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -131,13 +130,13 @@ def _fine_tune(
 def read_data(data: str | None, train: Path | None, test: Path | None, fields: Fields) -> Labelled:
     """The rows that the options name. Raises ConfigError, CorpusError."""
     from lilliput.corpus.labelled import read_labelled
-    from lilliput.corpus.layouts import Labelled, align, read_set
+    from lilliput.corpus.layouts import Labelled, align, read_set, set_place
     from lilliput.errors import ConfigError
 
     if data is not None:
         if train is not None or test is not None:
             raise ConfigError("a data set has its own rows", where="--data", mend="leave out --train and --test")
-        return read_set(_place(data))
+        return read_set(set_place(data))
     if train is None or test is None:
         absent = "--train" if train is None else "--test"
         raise ConfigError(f"{absent} is missing", where="lilliput classify", mend=f"{absent} FILE")
@@ -148,21 +147,13 @@ def read_data(data: str | None, train: Path | None, test: Path | None, fields: F
 def read_training(data: str | None, train: Path | None, fields: Fields) -> Rows:
     """The training rows alone. Raises ConfigError, CorpusError."""
     from lilliput.corpus.labelled import read_labelled
-    from lilliput.corpus.layouts import read_set
+    from lilliput.corpus.layouts import read_set, set_place
     from lilliput.errors import ConfigError
 
     if (data is None) == (train is None):
         mend = "--data NAME or --train FILE"
         raise ConfigError("one set of training rows is needed", where="--data", mend=mend)
-    return read_set(_place(str(data))).train if train is None else read_labelled(train.expanduser(), fields)
-
-
-def _place(name: str) -> Path:
-    """Where a data set lies: a path, or a name in the folder `classify` of $LILLIPUT_DATA."""
-    path = Path(name).expanduser()
-    root = os.environ.get("LILLIPUT_DATA")
-    plain = path.parent == Path(".") and not path.exists() and not any(Path.cwd().glob(f"{name}*"))
-    return Path(root, "classify", name) if plain and root else path
+    return read_set(set_place(str(data))).train if train is None else read_labelled(train.expanduser(), fields)
 
 
 def fields_of(text: list[str] | None, label: str | None) -> Fields:
@@ -210,6 +201,7 @@ def _lines(results: dict[str, Any]) -> list[str]:
         f"gain in accuracy  {100 * gain['value']:+.2f} points [{100 * gain['low']:+.2f}, {100 * gain['high']:+.2f}]",
         f"tested on         {rows['test']:,} rows, {over}",
         f"model             {results['model']}",
+        f"report            {results['report']}",
         "",
         "Next:",
         f"  lilliput classify {results['model']} --predict FILE",

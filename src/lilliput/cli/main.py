@@ -21,6 +21,7 @@ from lilliput.cli.compact import tokenizer_compact
 from lilliput.cli.compare import tokenizer_compare
 from lilliput.cli.doctor import doctor
 from lilliput.cli.evaluate import evaluate
+from lilliput.cli.export import export
 from lilliput.cli.generate import generate
 from lilliput.cli.inherit import inherit
 from lilliput.cli.ladder import ladder
@@ -48,7 +49,7 @@ tokenizer = typer.Typer(help="Tokenizers: learn, count, cut down, compare.", **_
 study = typer.Typer(help="Compare arms × seeds of a recipe, with intervals and a verdict.", **_PLAIN)
 
 _VERBS: tuple[Callable[..., Answer], ...] = (
-    make, ladder, plan, inherit, generate, chat, evaluate, classify, committee, overlap, speed, doctor,
+    make, ladder, plan, inherit, generate, chat, evaluate, classify, committee, overlap, speed, export, doctor,
 )  # fmt: skip
 _STUDY_VERBS: dict[str, Callable[..., Answer]] = {
     "list": study_list,

@@ -13,6 +13,7 @@ from lilliput.cli import options
 from lilliput.cli.outcome import Answer
 
 if TYPE_CHECKING:
+    from lilliput.cli.speed_encoders import Read
     from lilliput.model.config import ModelConfig
 
 _COLUMNS = ("model", "parameters", "batch", "tok/s a sequence", "tok/s in all", "first token", "peak memory")
@@ -31,12 +32,13 @@ def speed(
         list[str],
         typer.Argument(
             metavar="MODEL|PLAN…",
-            help="A model directory, a run's folder, a plan (its file or folder) or a recipe.",
+            help="A model directory, a run's folder, a plan (its file or folder) or a recipe; or encoders.",
             show_default=False,
         ),
     ],
     batch: Annotated[
-        list[int] | None, typer.Option(help="Texts at once; may be repeated.", min=1, show_default="1 and 20")
+        list[int] | None,
+        typer.Option(help="Texts at once; may be repeated.", min=1, show_default="1 and 20; of encoders 1 and 32"),
     ] = None,
     prefix: Annotated[int, typer.Option(help="Tokens read first.")] = 2,
     new: Annotated[int, typer.Option(help="Tokens written.")] = 510,
@@ -46,12 +48,22 @@ def speed(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads.", min=1, max=1024, show_default="all cores, or OMP_NUM_THREADS")
     ] = None,
+    length: Annotated[
+        int | None, typer.Option(help="Encoders: positions of a text.", min=1, show_default="the model's most")
+    ] = None,
     device: options.Device = "auto",
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Answer:
-    """Measure decoding speed: random or given weights, greedy, each model in a process of its own."""
+    """Measure decoding speed: random or given weights, greedy, each model in a process of its own.
+
+    Of encoders, classifiers and committees: how long a batch of texts takes to read, by PyTorch and ONNX Runtime.
+    """
     options.be_quiet(quiet)
+    if (encoders := _encoders(models)) is not None:
+        from lilliput.cli.speed_encoders import speed_of_encoders
+
+        return speed_of_encoders(encoders, batch, threads, length)
     from lilliput.device import machine, pick_device, versions
     from lilliput.evaluate.speed import BATCHES, check_dtype, check_protocol
 
@@ -68,6 +80,20 @@ def speed(
     ]
     data = {"rows": rows, "protocol": protocol, "machine": machine(), "versions": versions()}
     return Answer(data, table(rows, protocol))
+
+
+def _encoders(models: list[str]) -> list[Read] | None:
+    """The models, where all are encoders; None where none is. Raises ConfigError where only some are."""
+    from lilliput.cli.speed_encoders import find_encoder
+    from lilliput.errors import ConfigError
+
+    found = [find_encoder(name) for name in models]
+    kept = [one for one in found if one is not None]
+    if kept and len(kept) < len(models):
+        other = models[found.index(None)]
+        mend = "time encoders in one call and models that write in another"
+        raise ConfigError(f"{kept[0].name} reads and {other} writes", where="lilliput speed", mend=mend)
+    return kept or None
 
 
 def find(name: str) -> Target:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,14 @@ class Labelled:
     test: Rows
     names: dict[str, str]
     notes: list[str]
+
+
+def set_place(name: str) -> Path:
+    """Where a data set lies: a path, or a name in the folder `classify` of $LILLIPUT_DATA."""
+    path = Path(name).expanduser()
+    root = os.environ.get("LILLIPUT_DATA")
+    plain = path.parent == Path(".") and not path.exists() and not any(Path.cwd().glob(f"{name}*"))
+    return Path(root, "classify", name) if plain and root else path
 
 
 def read_set(where: Path) -> Labelled:

@@ -100,3 +100,10 @@ def by_label(truth: Labels, guessed: Labels, names: Sequence[str]) -> list[dict[
     ]
 
 
+def confusion(truth: Labels, guessed: Labels, names: Sequence[str]) -> dict[str, Any]:
+    """{labels, rows}: how many test rows of each label are told as each, of the labels that occur in truth or
+    guesses."""
+    labels = len(names)
+    table = np.bincount(truth * labels + guessed, minlength=labels * labels).reshape(labels, labels)
+    met = np.flatnonzero(table.sum(0) + table.sum(1))
+    return {"labels": [names[at] for at in met.tolist()], "rows": table[np.ix_(met, met)].tolist()}

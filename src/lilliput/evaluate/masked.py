@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -26,7 +28,8 @@ _SEED = 20_260_101
 @dataclass(frozen=True)
 class MaskedScore:
     """value: nats a masked token. low, high: 95 % interval over windows (None where there are fewer than two).
-    accuracy: share of masked tokens whose likeliest piece is the right one."""
+    accuracy: share of masked tokens whose likeliest piece is the right one. nats, counts: of each window, its loss and
+    how many of its tokens are masked. hash: identifies what is shown and asked, so pieces and masks, too."""
 
     value: float
     low: float | None
@@ -34,10 +37,13 @@ class MaskedScore:
     accuracy: float
     masked: int
     windows: int
+    nats: npt.NDArray[np.float64]
+    counts: npt.NDArray[np.int64]
+    hash: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return dict(vars(self))
+        """Plain values for JSON: what holds for all windows together."""
+        return {name: value for name, value in vars(self).items() if name not in ("nats", "counts", "hash")}
 
 
 def windows_of(texts: Iterable[str], tokenizer: Tokenizer, special: Specials, context: int) -> Tensor:
@@ -89,6 +95,9 @@ def masked_loss(
         accuracy=right / total,
         masked=int(counts.sum()),
         windows=len(windows_WS),
+        nats=nats,
+        counts=counts,
+        hash=sha256(shown_WS.numpy().tobytes() + targets_WS.numpy().tobytes()).hexdigest(),
     )
 
 

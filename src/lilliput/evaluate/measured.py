@@ -1,6 +1,7 @@
 """What one model reached on one set of items, item by item: all that a paired comparison needs.
 
-`Scores` holds documents (bits per byte), `ItemScores` the items of a task (right or wrong, or a number for each).
+`Scores` holds documents (bits per byte), `MaskedScores` windows (nats a masked token), `ItemScores` the items of a
+task (right or wrong, or a number for each).
 """
 
 from __future__ import annotations
@@ -88,6 +89,20 @@ class Scores(Measured):
 
     def same_items(self, other: Measured) -> bool:
         return isinstance(other, Scores) and self.text == other.text and np.array_equal(self.sizes, other.sizes)
+
+
+@dataclass(frozen=True)
+class MaskedScores(Scores):
+    """Nats a masked token. nats, sizes: per window, its loss and how many of its tokens are masked.
+
+    text: identifies windows and masks, and so the tokenizer.
+    """
+
+    def mean(self, results: Array) -> float:
+        return float(results.sum() / self.sizes.sum())
+
+    def error(self, results: Array) -> float:
+        return LN2 * super().error(results)
 
 
 @dataclass(frozen=True)

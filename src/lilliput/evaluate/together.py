@@ -28,10 +28,10 @@ def latency(members: Sequence[Classifier], ids_NS: npt.NDArray[Any]) -> list[dic
         for size in BATCHES:
             batch = torch.from_numpy(np.resize(ids_NS, (size, ids_NS.shape[1])).astype(np.int64))
             torch.set_num_threads(all_threads)
-            one = _timed(lambda batch=batch: _read(models[0], batch))  # type: ignore[misc]
-            turns = _timed(lambda batch=batch: [_read(model, batch) for model in models])  # type: ignore[misc]
+            one = timed(lambda batch=batch: _read(models[0], batch))  # type: ignore[misc]
+            turns = timed(lambda batch=batch: [_read(model, batch) for model in models])  # type: ignore[misc]
             with ThreadPoolExecutor(len(models), initializer=lambda: torch.set_num_threads(1)) as pool:
-                beside = _timed(lambda batch=batch, pool=pool: list(pool.map(lambda m: _read(m, batch), models)))  # type: ignore[misc]
+                beside = timed(lambda batch=batch, pool=pool: list(pool.map(lambda m: _read(m, batch), models)))  # type: ignore[misc]
             rows.append({"batch": size, "one_member": one, "one_after_another": turns, "in_parallel": beside})
     finally:
         torch.set_num_threads(before)
@@ -44,7 +44,7 @@ def _read(model: Classifier, batch: torch.Tensor) -> torch.Tensor:
         return logits
 
 
-def _timed(work: Callable[[], Any]) -> dict[str, float]:
+def timed(work: Callable[[], Any]) -> dict[str, float]:
     """Milliseconds: median and quartiles of twenty calls, after three that do not count."""
     for _ in range(_WARM):
         work()

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from lilliput.evaluate.measured import Scores
+from lilliput.evaluate.measured import MaskedScores, Scores
 from lilliput.lab.grid import TEACHER, Cell, fill_in
+from lilliput.lab.metrics import MASKED
 from lilliput.lab.spec import Study
 from lilliput.progress import say
 from lilliput.report.scale import thin
@@ -74,7 +75,7 @@ def complete(study: Study, folder: Path, cell: Cell) -> bool:
 
 def lacks(study: Study, found: Mapping[str, Any]) -> list[str]:
     """What a finished cell still lacks of what the study asks for, in words."""
-    tasks = [name for name in study.tasks if name not in found.get("tasks", {})]
+    tasks = [name for name in study.asked if name not in found.get("tasks", {})]
     return [*tasks, *(["its speed"] if study.speed and not found.get("speed") else [])]
 
 
@@ -97,12 +98,13 @@ def failure(folder: Path, cell: Cell) -> str | None:
     return str(known["reason"]) if known["hash"] == cell.hash else None
 
 
-def scores(found: dict[str, Any]) -> Scores:
-    """What the statistics need of a finished cell."""
+def scores(found: Mapping[str, Any]) -> Scores:
+    """What the statistics need of a finished cell that has a loss."""
     documents = found["documents"]
-    return Scores(
+    kind, sizes = (MaskedScores, "masked") if "masked" in documents else (Scores, "bytes")
+    return kind(
         np.asarray(documents["nats"], np.float64),
-        np.asarray(documents["bytes"], np.float64),
+        np.asarray(documents[sizes], np.float64),
         str(documents["text_hash"]),
     )
 
@@ -136,21 +138,30 @@ def taken(folder: Path, cell: Cell) -> Iterator[bool]:
 def measure(study: Study, cell: Cell, folder: Path, store: Store, device: str) -> dict[str, Any]:
     """Run one cell to its end, going on where a killed run stopped, and write its file; before it the cell of its
     teacher, where that has not been run here."""
-    # Here, not above: `study list` and `show` answer without loading all that training needs.
-    from lilliput.pipeline import make
-
     given = {}
     if cell.teacher is not None:
         given[TEACHER] = str(_teacher(study, cell.teacher, folder, store, device))
     began = time.monotonic()
-    run = run_folder(store, cell)
-    results = make(fill_in(cell.recipe, f"study {study.name}", given), run, store, device=device)
-    found = _record(study, cell, results, folder, run, time.monotonic() - began)
+    made = [_made(study, one, given, store, device) for one in cell.each(study.loss)]
+    found = _record(study, cell, made, folder, run_folder(store, cell), time.monotonic() - began)
     write_atomic(cell_file(folder, cell), dump(found))
-    # A study of many cells would fill the disk: the weights stay, the optimizer's state is needed no more.
-    shutil.rmtree(run / "checkpoints", ignore_errors=True)
     _failure_file(folder, cell).unlink(missing_ok=True)
     return found
+
+
+def _made(study: Study, cell: Cell, given: Mapping[str, str], store: Store, device: str) -> dict[str, Any]:
+    """Make the model of a cell that is no committee."""
+    # Here, not above: `study list` and `show` answer without loading all that training needs.
+    from lilliput.encoding import untrained
+    from lilliput.pipeline import make
+
+    recipe, run = fill_in(cell.recipe, f"study {study.name}", given), run_folder(store, cell)
+    if cell.scratch:
+        return untrained(recipe, run, store, device)
+    results = make(recipe, run, store, device=device)
+    # A study of many cells would fill the disk: the weights stay, the optimizer's state is needed no more.
+    shutil.rmtree(run / "checkpoints", ignore_errors=True)
+    return results
 
 
 def run_folder(store: Store, cell: Cell) -> Path:
@@ -171,8 +182,16 @@ def _teacher(study: Study, cell: Cell, folder: Path, store: Store, device: str) 
 def add_speed(found: dict[str, Any], folder: Path, cell: Cell, device: str) -> None:
     """Measure how fast the shape of a finished cell writes here, and write that to the cell's file.
 
-    By the paper's protocol: random weights, so that the trained ones need not be at hand, in a process of its own.
+    By the paper's protocol: random weights, so that the trained ones need not be at hand, in a process of its own. Of
+    encoders how long a batch of texts takes, a committee's members one after another.
     """
+    if found["metric"] == MASKED:
+        from lilliput.evaluate.encoder_speed import latency_of_shape
+        from lilliput.model.encoder_config import EncoderConfig
+
+        known = {name: value for name, value in found["shape"].items() if name != "family"}
+        add(folder, cell, {"speed": latency_of_shape(EncoderConfig(**known), found.get("members", 1))})
+        return
     from lilliput.evaluate.speed import BATCHES, speed_of_shape
     from lilliput.model.config import ModelConfig
 
@@ -194,41 +213,74 @@ def _taught(teacher: Cell, folder: Path) -> dict[str, Any]:
 
 
 def _record(
-    study: Study, cell: Cell, results: dict[str, Any], folder: Path, run: Path, wall: float
+    study: Study, cell: Cell, made: list[dict[str, Any]], folder: Path, run: Path, wall: float
 ) -> dict[str, Any]:
-    held, documents = results["held_out"], read_json(run / "documents.json")
-    rows = read_metrics(run / "metrics.jsonl")
+    """made: what the runs of its members came to, of most cells one."""
+    results = made[0]
     return {
         "study": study.name,
         "arm": cell.arm,
         "seed": cell.seed,
         "hash": cell.hash,
         **({"teacher": _taught(cell.teacher, folder)} if cell.teacher else {}),
+        **({"members": cell.members} if cell.members > 1 else {}),
+        **({"scratch": True} if cell.scratch else {}),
         "settings": list(cell.settings),
-        "metric": study.metric,
-        "value": held["bits_per_byte"],
-        "low": held["low"],
-        "high": held["high"],
+        "metric": study.loss,
+        **_level(results, study.loss, alone=len(made) == 1 and not cell.scratch),
         "baselines": results["baselines"],
-        "parameters": results["parameters"],
+        "parameters": sum(one["parameters"] for one in made),
         "shape": results["shape"],
         "tokenizer": results["tokenizer"],
         **({"inherit": results["inherit"]} if results.get("inherit") else {}),
         **({"rounds": _rounds(results["rounds"])} if results.get("rounds") else {}),
-        "cost": {**results["cost"], "wall_seconds": round(wall, 1)},
+        "cost": {**_summed([one["cost"] for one in made]), "wall_seconds": round(wall, 1)},
         "machine": results["machine"],
         "versions": results["versions"],
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "curve": _curve(rows, "loss"),
-        "held_out_curve": _curve(rows, "bits_per_byte"),
+        **(_ways(run, study.loss) if (run / "results.json").is_file() else {}),
         "samples": results["samples"],
         "recipe": cell.recipe.to_dict(),
+        **(_documents(results, run, study.loss) if (run / "results.json").is_file() else {}),
+    }
+
+
+def _level(results: Mapping[str, Any], loss: str, *, alone: bool) -> dict[str, Any]:
+    """The loss on held-out text; none of a committee, whose members are no one model, nor of what is not trained."""
+    if not alone:
+        return {"value": None, "low": None, "high": None}
+    held = results["held_out"]
+    return {"value": held["value" if loss == MASKED else loss], "low": held["low"], "high": held["high"]}
+
+
+def _ways(run: Path, loss: str) -> dict[str, Any]:
+    """The losses on the way, in training and on held-out text."""
+    rows = read_metrics(run / "metrics.jsonl")
+    return {"curve": _curve(rows, "loss"), "held_out_curve": _curve(rows, loss)}
+
+
+def _documents(results: Mapping[str, Any], run: Path, loss: str) -> dict[str, Any]:
+    """The loss document by document, of encoders window by window."""
+    if loss == MASKED:
+        from lilliput.encoder_results import WINDOWS
+
+        return {"documents": read_json(run / WINDOWS)}
+    documents = read_json(run / "documents.json")
+    return {
         "documents": {
-            "text_hash": held["text_hash"],
+            "text_hash": results["held_out"]["text_hash"],
             "nats": [round(value, 3) for value in documents["nats"]],
             "bytes": documents["bytes"],
-        },
+        }
     }
+
+
+def _summed(costs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What several runs cost together; the settings are those of the first."""
+    if len(costs) == 1:
+        return costs[0]
+    added = {name: sum(cost[name] for cost in costs) for name in ("seconds", "tokens", "flops", "skipped")}
+    return {**costs[0], **added, "peak_memory": max(cost["peak_memory"] for cost in costs)}
 
 
 def _rounds(told: dict[str, Any]) -> dict[str, Any]:

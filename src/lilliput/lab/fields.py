@@ -15,7 +15,8 @@ _Shape = Mapping[str, Any]
 
 def _share(shape: _Shape, parameters: int) -> float:
     """Embedding and head over all parameters."""
-    return float(shape["vocab_size"] * shape["width"] * (1 if shape["tied"] else 2) / parameters)
+    tables = 1 if shape.get("tied", True) else 2  # an encoder's is always tied
+    return float(shape["vocab_size"] * shape["width"] * tables / parameters)
 
 
 _DIMENSIONS = ("depth", "width", "heads", "kv_heads", "head_dim", "ffn", "vocab_size", "context")
@@ -25,7 +26,11 @@ _DERIVED: dict[str, Callable[[_Shape, int], float]] = {
     "parameters": lambda _, parameters: float(parameters),
     "share": _share,
 }
-FIELDS = (*_DIMENSIONS, *_DERIVED)
+# Of the text an encoder learned from, with the set it is tested on (corpus/overlap.py).
+OVERLAPS = {"overlap": "types", "overlap_weighted": "weighted"}
+FIELDS = (*_DIMENSIONS, *_DERIVED, *OVERLAPS)
+# What else a correlation may be about: tokens a second by batch.
+SPEEDS = {"tokens_per_second": 1, "tokens_per_second_at_20": 20}
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt, "=": operator.eq,
 }  # fmt: skip
@@ -37,8 +42,12 @@ def value_of(cell: Mapping[str, Any], name: str) -> float | None:
 
     A setting that the recipe leaves to be derived (`train.lr`) is taken as it was derived.
     """
+    if name in OVERLAPS:
+        known = [answers["overlap"] for answers in cell.get("tasks", {}).values() if answers.get("overlap")]
+        return float(known[0][OVERLAPS[name]]) if known else None
     if name in _DIMENSIONS:
-        return float(cell["shape"][name])
+        size = cell["shape"].get(name)
+        return None if size is None else float(size)
     if name in _DERIVED:
         return _DERIVED[name](cell["shape"], cell["parameters"])
     value: Any = cell["recipe"]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from lilliput.lab.correlate import WORDS
+from lilliput.lab.correlate import in_words
+from lilliput.lab.fields import SPEEDS
+from lilliput.lab.metrics import BITS, MASKED
 from lilliput.lab.spec import Study
+from lilliput.lab.tables import heading, main_metric
 from lilliput.recipe import parse_size
 from lilliput.report.chart import Reference, Row, Series, dot_chart, line_chart
 
@@ -15,28 +18,35 @@ _LOG_RATIO = 6
 
 
 def figure(study: Study, summary: dict[str, Any]) -> str:
-    """Bits per byte by arm with 95 % intervals: along the axis where it is of numbers, else a row an arm."""
-    done = [arm for arm in summary["arms"] if arm["seeds"]]
+    """The study's metric by arm with 95 % intervals: along the axis where it is of numbers, else a row an arm."""
+    metric = main_metric(summary)
+    done = [_scaled(arm, metric.unit[0]) for arm in summary["arms"] if arm["seeds"] and "mean" in arm]
+    label = f"{heading(metric)} ({'lower' if metric.lower else 'higher'} is better)"
     references = [
         Reference(item["label"], float(item["value"]))
         for item in summary["published"]
-        if item["unit"] == "bits per byte" and isinstance(item["value"], int | float)
+        if item["unit"] == metric.unit[1] and isinstance(item["value"], int | float)
     ]
     numbers = _numbers(study)
     if numbers is None:
         rows = [Row(arm["name"], arm["mean"], arm["low"], arm["high"], index) for index, arm in enumerate(done)]
-        return dot_chart(rows, title=study.name, x_label="bits per byte (lower is better)", references=references)
+        return dot_chart(rows, title=study.name, x_label=label, references=references)
     placed = sorted((numbers[arm["name"]], arm["mean"], arm["low"], arm["high"]) for arm in done)
     x, y, low, high = ([point[i] for point in placed] for i in range(4))
-    line = Series("bits per byte", x, y, low, high, style="both")
+    line = Series(heading(metric), x, y, low, high, style="both")
     return line_chart(
         [line],
         title=study.name,
         x_label=study.axis.key if study.axis else "",
-        y_label="bits per byte (lower is better)",
+        y_label=label,
         log_x=_log(x),
         references=references,
     )
+
+
+def _scaled(arm: dict[str, Any], scale: float) -> dict[str, Any]:
+    """An arm's level and interval as they are shown: shares as per cent."""
+    return {**arm, **{name: scale * arm[name] for name in ("mean", "low", "high")}}
 
 
 def _log(x: list[float]) -> bool:
@@ -95,12 +105,14 @@ def _slug(name: str) -> str:
 def _scatter(row: dict[str, Any], summary: dict[str, Any]) -> str:
     arms = {arm["name"]: arm for arm in summary["arms"]}
     points = sorted(row["points"], key=lambda point: float(point["x"]))
-    x, y = ([float(point[name]) for point in points] for name in ("x", "y"))
+    scale, unit = (1, "") if row["y"] in (BITS, MASKED, *SPEEDS) else (100, ", %")
+    x, y = [float(point["x"]) for point in points], [scale * float(point["y"]) for point in points]
     half = None
-    if row["y"] == "bits_per_byte":
-        half = [(arms[point["arm"]]["high"] - arms[point["arm"]]["low"]) / 2 for point in points]
+    if row["y"] == summary["metric"] and all("low" in arms[point["arm"]] for point in points):
+        half = [scale * (arms[point["arm"]]["high"] - arms[point["arm"]]["low"]) / 2 for point in points]
     low = None if half is None else [value - part for value, part in zip(y, half, strict=True)]
     high = None if half is None else [value + part for value, part in zip(y, half, strict=True)]
-    series = Series(WORDS[row["y"]], x, y, low, high, style="points")
-    title = f"{summary['study']}: {WORDS[row['y']]} by {row['x']}"
-    return line_chart([series], title=title, x_label=row["x"], y_label=WORDS[row["y"]], log_x=_log(x))
+    said = in_words(row["y"])
+    series = Series(said, x, y, low, high, style="points")
+    title = f"{summary['study']}: {said} by {row['x']}"
+    return line_chart([series], title=title, x_label=row["x"], y_label=said + unit, log_x=_log(x))

@@ -3,6 +3,9 @@
 A study's paths may hold environment variables, which are filled in only when a cell runs, so that a cell's hash
 is the same on every machine. `$TEACHER` is the model that the study's `teacher` settings describe: one more cell, run
 before the first that names it.
+
+Where cells end in a classification, an arm may also say `from=scratch` (shape and tokenizer, no pre-training) and
+`members=5` (a committee: so many encoders, each with a pre-training and a fine-tuning of its own).
 """
 
 from __future__ import annotations
@@ -10,11 +13,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lilliput.errors import ConfigError
+from lilliput.lab.metrics import MASKED
 from lilliput.lab.spec import Study, file_name, setting
 from lilliput.recipe import Recipe, load_recipe, shipped
 from lilliput.store import canonical_hash
@@ -24,13 +28,16 @@ CELL_FORMAT = 1
 # Keys that change what is written and when, never what is measured.
 _FREE = {"train": ("save_every", "eval_every", "tensorboard"), "evaluate": ("prompts", "during")}
 TEACHER = "TEACHER"
+# Seeds of a committee's members lie so far apart: the first member is the arm's single model with that seed.
+_MEMBER_SEEDS = 1000
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 
 
 @dataclass(frozen=True)
 class Cell:
     """One arm with one seed. settings: what the arm sets. recipe: the whole, its variables not filled in. teacher: the
-    cell whose model the recipe names, if it names one."""
+    cell whose model the recipe names, if it names one. scratch: nothing is pre-trained. members: how many encoders
+    vote; the recipe is the first one's."""
 
     arm: str
     seed: int
@@ -38,6 +45,19 @@ class Cell:
     recipe: Recipe
     hash: str
     teacher: Cell | None = None
+    scratch: bool = False
+    members: int = 1
+
+    def each(self, loss: str) -> list[Cell]:
+        """The cell of each member, as it would be alone: pre-trainings are shared by their hashes."""
+        seeds = [self.seed + _MEMBER_SEEDS * number for number in range(self.members)]
+        recipes = [self.recipe.model_copy(update={"seed": seed}) for seed in seeds]
+        taught = self.teacher.hash if self.teacher else None
+        known = [cell_hash(recipe.to_dict(), loss, taught, scratch=self.scratch) for recipe in recipes]
+        return [
+            replace(self, recipe=recipe, hash=own, members=1, seed=seed)
+            for recipe, own, seed in zip(recipes, known, seeds, strict=True)
+        ]
 
     @property
     def stem(self) -> str:
@@ -59,10 +79,13 @@ def cells_of(study: Study, folder: Path | None = None) -> list[Cell]:
         common.append(setting("evaluate.text", study.evaluate))
 
     def cell(arm: str, seed: int, own: list[str], teacher: Cell | None) -> Cell:
-        filled = load_recipe(recipe, [*common, *own, f"seed={seed}"])
+        asked, scratch, members = _apart(study, own)
+        filled = load_recipe(recipe, [*common, *asked, f"seed={seed}"])
+        _check_objective(study, filled)
         named = teacher if TEACHER in {name for path in _paths(filled.to_dict()) for name in _named(path)} else None
-        known = cell_hash(filled.to_dict(), study.metric, named.hash if named else None)
-        return Cell(arm, seed, tuple(own), filled, known, named)
+        teaches = named.hash if named else None
+        known = cell_hash(filled.to_dict(), study.loss, teaches, scratch=scratch, members=members)
+        return Cell(arm, seed, tuple(own), filled, known, named, scratch, members)
 
     teacher = None if study.teacher is None else cell(TEACHER.lower(), 0, study.teacher, None)
     return [
@@ -73,9 +96,31 @@ def cells_of(study: Study, folder: Path | None = None) -> list[Cell]:
     ]
 
 
-def cell_hash(recipe: dict[str, Any], metric: str, teacher: str | None = None) -> str:
-    """What identifies a cell: everything its recipe (`Recipe.to_dict()`) asks that changes what is measured, and the
-    hash of the cell that made its teacher.
+def _apart(study: Study, own: list[str]) -> tuple[list[str], bool, int]:
+    """An arm's settings of the recipe, whether it starts from scratch, and how many members it has."""
+    if study.classify is None:
+        return own, False, 1
+    said = [one.partition("=")[2] for one in own if one.startswith("members=")]
+    if not all(one.isdecimal() and int(one) > 0 for one in said):
+        raise ConfigError(f"no number of members: {said[0]}", where=f"study {study.name}", mend="members=5")
+    asked = [one for one in own if one != "from=scratch" and not one.startswith("members=")]
+    return asked, "from=scratch" in own, int(said[-1]) if said else 1
+
+
+def _check_objective(study: Study, recipe: Recipe) -> None:
+    """Refuse models that do not have the loss which the study measures."""
+    masked = study.loss == MASKED
+    if masked != (recipe.objective == "masked"):
+        why = "cells that classify are encoders" if study.classify else f"the study measures {study.loss}"
+        mend = "add objective=masked to its settings" if masked else "add `metric: masked_loss`"
+        raise ConfigError(f"{why}, and a recipe says objective={recipe.objective}", where=study.name, mend=mend)
+
+
+def cell_hash(
+    recipe: dict[str, Any], metric: str, teacher: str | None = None, *, scratch: bool = False, members: int = 1
+) -> str:
+    """What identifies a cell: everything its recipe (`Recipe.to_dict()`) asks that changes what is measured, the hash
+    of the cell that made its teacher, and whether it is a committee or not pre-trained.
 
     What is not asked (null, or an empty list or mapping) is left out, so that a key which a later version of
     Lilliput adds to the recipe changes no cell that does not use it.
@@ -83,7 +128,9 @@ def cell_hash(recipe: dict[str, Any], metric: str, teacher: str | None = None) -
     asked = {key: value for key, value in recipe.items() if key != "name"}
     for part, names in _FREE.items():
         asked[part] = {key: value for key, value in asked.get(part, {}).items() if key not in names}
-    made = {"teacher": teacher} if teacher else {}
+    made: dict[str, Any] = {"teacher": teacher} if teacher else {}
+    made |= {"scratch": True} if scratch else {}
+    made |= {"members": members} if members > 1 else {}
     return canonical_hash({"format": CELL_FORMAT, "recipe": _asked(asked), "metric": metric, **made})
 
 

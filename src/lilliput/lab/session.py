@@ -7,7 +7,7 @@ is training any more, and one at a time.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from lilliput.lab.cells import (
     taken,
 )
 from lilliput.lab.grid import Cell
+from lilliput.lab.metrics import Metric
+from lilliput.lab.sets import LabelSet
 from lilliput.lab.spec import Study
 from lilliput.lab.summary import summarise_study
 from lilliput.lab.tasks import Asked, answer
@@ -127,7 +129,8 @@ class Session:
                 self.failed.append(f"{cell.arm}, seed {cell.seed}")
                 note_failure(self.folder, cell, error.message)
                 return True
-        say(f"{cell.arm}, seed {cell.seed}: {found['value']:.4f} bits per byte")
+        if found["value"] is not None:
+            say(f"{cell.arm}, seed {cell.seed}: {found['value']:.4f} {Metric(None, self.study.loss).unit[1]}")
         if self.told:
             self.told(cell, found)
         self._done(cell)
@@ -151,14 +154,18 @@ class Session:
         with taken(self.folder, cell) as free:
             if not free:
                 return False
-            model = run_folder(self.store, cell) / "model"
-            if not (model / "config.json").is_file():
+            models = [run_folder(self.store, one) / "model" for one in cell.each(self.study.loss)]
+            # From scratch no weights are taken: the members share the first one's folder.
+            if not all((model / "config.json").is_file() for model in models[: 1 if cell.scratch else None]):
                 self.without_model.add(cell.stem)
                 warn(f"{cell.arm}, seed {cell.seed}: its model is not in this store, so its tasks are left out")
                 return True
             for task in self.asked.left(finished(self.folder, cell) or {}):
-                title = f"{task.name}, {cell.arm}, seed {cell.seed}"
-                answers = answer(model, task, pick_device(self.device), title)
+                if isinstance(task, LabelSet):
+                    answers = task.answer(self.study, cell, self.store, self.device)
+                else:
+                    title = f"{task.name}, {cell.arm}, seed {cell.seed}"
+                    answers = answer(models[0], task, pick_device(self.device), title)
                 held = (finished(self.folder, cell) or {}).get("tasks", {})
                 add(self.folder, cell, {"tasks": {**held, task.name: answers}})
         self._done(cell)
@@ -183,10 +190,10 @@ class Session:
                 return True
             done = found_cells(self.cells, self.folder).values()
             # A speed is the shape's: cells that differ in their seed share one measurement.
-            if twin := next((one for one in done if one.get("speed") and one["shape"] == found["shape"]), None):
+            if twin := next((one for one in done if one.get("speed") and _alike(one, found)), None):
                 add(self.folder, cell, {"speed": twin["speed"]})
             else:
-                say(f"{cell.arm}, seed {cell.seed}: measuring how fast it writes")
+                say(f"{cell.arm}, seed {cell.seed}: measuring how fast it is")
                 add_speed(found, self.folder, cell, self.device)
         self._done(cell)
         return True
@@ -195,6 +202,11 @@ class Session:
         if cell.stem not in self.measured:
             self.measured.append(cell.stem)
         bring_up_to_date(self.study, self.cells, self.folder)
+
+
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two cells have one shape, and as many members."""
+    return all(one.get(name) == other.get(name) for name in ("shape", "members"))
 
 
 def found_cells(cells: list[Cell], folder: Path) -> dict[tuple[str, int], dict[str, Any]]:

@@ -17,8 +17,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from lilliput.errors import ConfigError, nearest
 from lilliput.evaluate.correlation import Bound
 from lilliput.evaluate.statistics import Kind
-from lilliput.lab.fields import check_condition, check_field
-from lilliput.lab.metrics import BITS, check_metric
+from lilliput.lab.fields import SPEEDS, check_condition, check_field
+from lilliput.lab.metrics import BITS, MASKED, Metric, check_metric, metric_of
 
 
 def _as_settings(value: object) -> object:
@@ -72,16 +72,17 @@ class Axis(_Part):
 class Claim(_Part):
     """What is expected, declared before the runs. delta ≥ 0.
 
-    metric: `bits_per_byte`, whose gain is versus − arm; or a task of the study, TASK for its accuracy or
-    TASK.MEASURE (lab/metrics.py): the gain of an accuracy is arm − versus, a share of the items. to, part: the arm is
-    held against what lies `part` of the way from `versus` to `to`: at 0.6, does it make up 60 % of their difference?
+    metric: the study's loss, whose gain is versus − arm; or a task of the study, TASK for its accuracy or
+    TASK.MEASURE (lab/metrics.py): the gain of an accuracy is arm − versus, a share of the items. By default what the
+    study's table shows first. to, part: the arm is held against what lies `part` of the way from `versus` to `to`: at
+    0.6, does it make up 60 % of their difference?
     """
 
     kind: Kind
     arm: ArmName
     versus: ArmName
     delta: float = Field(ge=0)
-    metric: str = BITS
+    metric: str | None = None
     to: ArmName | None = None
     part: float | None = Field(None, gt=0, lt=1)
     text: str = ""
@@ -96,13 +97,15 @@ class Claim(_Part):
 class Trend(_Part):
     """How two quantities go together over the arms: Spearman's ρ of `y` with `x`, and what is claimed of it.
 
-    x: a field of a cell (lab/fields.py). where: which arms count. At most one of at_most, at_least and within,
-    the bound that ρ is claimed to keep; none: ρ is reported, and no verdict given.
+    x: a field of a cell (lab/fields.py). y: a speed or a metric, by default what the study's table shows first. where:
+    which arms count. slope: also how much y rises with each unit of x, or with each `doubling` of it. At most one of
+    at_most, at_least and within, the bound that ρ is claimed to keep; none: ρ is reported, and no verdict given.
     """
 
     x: Annotated[str, AfterValidator(check_field)]
-    y: Literal["bits_per_byte", "tokens_per_second", "tokens_per_second_at_20"] = "bits_per_byte"
+    y: str | None = None
     where: Annotated[str, AfterValidator(check_condition)] = ""
+    slope: Literal["unit", "doubling"] | None = None
     at_most: float | None = Field(None, ge=-1, le=1)
     at_least: float | None = Field(None, ge=-1, le=1)
     within: float | None = Field(None, gt=0, le=1)
@@ -131,6 +134,27 @@ class Reach(_Part):
     text: str = ""
 
 
+class Classify(_Part):
+    """What every cell's model is fine-tuned for and tested on once it is there (docs/encoders.md).
+
+    data: sets as after `lilliput classify --data`. The rest as its options. The rows drawn follow from the cell's seed,
+    so arms are compared on the same ones.
+    """
+
+    data: Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)] = Field(
+        min_length=1
+    )
+    per_label: int | None = Field(None, ge=1)
+    epochs: float = Field(10.0, gt=0)
+    batch: int = Field(32, ge=1)
+    lr: float | None = Field(None, gt=0, le=1)
+    length: int = Field(128, ge=3)
+
+    def names(self) -> list[str]:
+        """What the sets are called in tables and claims."""
+        return [Path(name).name for name in self.data]
+
+
 class Published(_Part):
     """A figure to stand beside ours, with where it is from."""
 
@@ -155,15 +179,33 @@ class Study(_Part):
     seeds: Seeds = Field([0], min_length=1)
     more_seeds: dict[ArmName, Seeds] = {}
     speed: bool = False
-    metric: Literal["bits_per_byte"] = "bits_per_byte"
+    metric: Literal["bits_per_byte", "masked_loss", "accuracy"] | None = None
     evaluate: list[str] = []
     tasks: list[TaskName] = []
     data: str | None = None
+    classify: Classify | None = None
     published: list[Published] = []
     claims: list[Claim] = []
     correlations: list[Trend] = []
     reaches: list[Reach] = []
     notes: str = ""
+
+    @property
+    def loss(self) -> str:
+        """The loss of the study's models, by which their training is measured."""
+        masked = self.metric == MASKED or self.classify is not None or "objective=masked" in self.settings
+        return MASKED if masked else BITS
+
+    @property
+    def asked(self) -> list[str]:
+        """What each model answers once it is there: the tasks, and the sets it is fine-tuned for."""
+        return [*self.tasks, *(self.classify.names() if self.classify else [])]
+
+    @property
+    def main(self) -> Metric:
+        """What the study's table shows first, and a claim is about unless it says otherwise."""
+        name = self.classify.names()[0] if self.classify and self.metric in (None, "accuracy") else self.loss
+        return metric_of(name, self.asked) or Metric(None, self.loss)
 
     def arm_settings(self) -> dict[str, list[str]]:
         """Every arm's name and its settings."""
@@ -259,6 +301,7 @@ def read_study(path: Path) -> Study:
 
 def _refuse_unknown(values: dict[str, Any], where: str) -> None:
     parts: list[tuple[str, object, type[BaseModel]]] = [("", values, Study), ("axis.", values.get("axis"), Axis)]
+    parts.append(("classify.", values.get("classify"), Classify))
     for name, kind in (("claims", Claim), ("correlations", Trend), ("reaches", Reach), ("published", Published)):
         listed = values.get(name)
         parts += [(f"{name}.", item, kind) for item in (listed if isinstance(listed, list) else [])]
@@ -288,8 +331,11 @@ def _check(study: Study, where: str) -> None:
     if len(set(study.seeds)) < len(study.seeds):
         raise refuse("a seed is given twice", "give each seed once")
     _check_more_seeds(study, where)
-    if not study.speed and (asked := [trend.y for trend in study.correlations if trend.y != "bits_per_byte"]):
-        raise refuse(f"a correlation is about {asked[0]}, which is not measured", "add `speed: true`")
+    timed = [trend.y for trend in study.correlations if trend.y in SPEEDS]
+    if timed and study.loss == MASKED:
+        raise refuse(f"encoders write nothing, so they have no {timed[0]}", "name a metric")
+    if timed and not study.speed:
+        raise refuse(f"a correlation is about {timed[0]}, which is not measured", "add `speed: true`")
     pairs = [(one.to, one.versus) for one in study.claims if one.to is not None]
     pairs += [(one.arm, one.versus) for one in study.claims] + [(one.arm, one.versus) for one in study.reaches]
     for arm, versus in pairs:
@@ -303,15 +349,22 @@ def _check(study: Study, where: str) -> None:
 
 
 def _check_tasks(study: Study, where: str) -> None:
-    if len(set(study.tasks)) < len(study.tasks):
+    if study.metric is not None and study.metric not in (study.loss, *(["accuracy"] if study.classify else [])):
+        mend = f"metric: {study.loss}, or leave it out; see docs/studies.md"
+        raise ConfigError(f"metric: this study has no {study.metric}", where=where, mend=mend)
+    if study.tasks and study.loss == MASKED:
+        raise ConfigError("tasks are asked of decoders", where=where, mend="an encoder answers `classify:`")
+    if len(set(study.asked)) < len(study.asked):
         raise ConfigError("a task is named twice", where=where, mend="name each task once")
     if study.tasks and study.data is None:
         mend = "add `data: FOLDER`, the folder that holds their rows"
         raise ConfigError("the tasks need their data", where=where, mend=mend)
     if study.data is not None and not study.tasks:
         raise ConfigError("data is given, and no task", where=where, mend="add `tasks: [NAME]`, or leave data out")
-    for claim in study.claims:
-        check_metric(claim.metric, study.tasks, where)
+    named = [claim.metric for claim in study.claims] + [trend.y for trend in study.correlations]
+    for name in named:
+        if name is not None and name not in SPEEDS:
+            check_metric(name, study.asked, study.loss, where)
 
 
 def _check_more_seeds(study: Study, where: str) -> None:

@@ -110,6 +110,8 @@ def refuse_torchrun() -> None:
 
 def _check(study: Study, cells: list[Cell]) -> None:
     """Refuse before any work what would fail in the middle: an absent file or variable, a shape that is none."""
+    from lilliput.encoding import EncoderRun
+
     where = f"study {study.name}"
     for cell in cells:
         # What a teacher that is still to be trained allows, its own run will tell.
@@ -123,7 +125,7 @@ def _check(study: Study, cells: list[Cell]) -> None:
             if not Path(path).expanduser().exists():
                 raise ConfigError(f"{path} does not exist", where=f"{where}, {cell.arm}", mend="give a path that does")
         if cell.teacher is None:
-            check_request(recipe)
+            (EncoderRun.check if recipe.objective == "masked" else check_request)(recipe)
 
 
 def study_status(name: str | Path, *, results: Path | str = RESULTS) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from lilliput.lab.cells import scores
 from lilliput.lab.compared import Compared, way
 from lilliput.lab.correlate import Found, correlate, speeds
 from lilliput.lab.grid import Cell
-from lilliput.lab.metrics import BITS, Metric, metric_of
+from lilliput.lab.metrics import Metric, metric_of
 from lilliput.lab.reach import reach
 from lilliput.lab.spec import Claim, Reach, Study
 from lilliput.lab.tasks import measured_by, metrics_of, task_rows
@@ -25,43 +25,51 @@ def summarise_study(
 
     failed: why a cell would not train, by (arm, seed).
     """
-    by_metric = {BITS: Compared({key: scores(cell) for key, cell in found.items()})}
-    by_metric |= {metric.name: Compared(measured_by(metric, found)) for metric in metrics_of(study.tasks, found)}
-    bits, base = by_metric[BITS], study.base_arm()
+    by_metric = {study.loss: Compared({key: scores(cell) for key, cell in found.items() if cell["value"] is not None})}
+    by_metric |= {metric.name: Compared(measured_by(metric, found)) for metric in metrics_of(study.asked, found)}
+    main, base = by_metric.get(study.main.name, Compared({})), study.base_arm()
     arms = []
     for arm, settings in study.arm_settings().items():
         own = [cell for (name, _), cell in sorted(found.items()) if name == arm]
         lost = sum(name == arm for name, _ in failed)
         row: dict[str, Any] = {"name": arm, "settings": settings, "seeds": len(own), "failed": lost}
         if own:
-            row |= bits.row(arm, base) | _cost(own) | {"speed": speeds(own), "start": _start(own)}
+            row |= main.row(arm, base) if arm in main.levels else {}
+            row |= _cost(own) | {"speed": speeds(own), "start": _start(own)}
             row |= {"forgetting": _forgetting(own)}
+            row |= {"loss": _loss(own)} if study.main.name != study.loss else {}
         arms.append(row)
     return {
         "study": study.name,
         "question": study.question,
         "recipe": study.recipe,
         "settings": list(study.settings),
-        "metric": study.metric,
+        "metric": study.main.name,
         "seeds": list(study.seeds),
         "more_seeds": {arm: more for arm in study.arm_settings() if (more := study.seeds_of(arm)[len(study.seeds) :])},
         "baseline": base,
         "cells": {"done": len(found), "failed": len(failed), "total": len(cells)},
         "arms": arms,
-        "tasks": task_rows(study.tasks, list(study.arm_settings()), base, found, by_metric),
+        "tasks": task_rows(study.asked, list(study.arm_settings()), base, found, by_metric),
         "claims": [_verdict(study, claim, by_metric) for claim in study.claims],
-        "correlations": [correlate(trend, found) for trend in study.correlations],
+        "correlations": [correlate(trend, found, study.main.name) for trend in study.correlations],
         "reaches": [reach(_named(study, pair), found) for pair in study.reaches],
         "published": [figure.model_dump() for figure in study.published],
         "failures": [{"arm": arm, "seed": seed, "reason": why} for (arm, seed), why in failed.items()],
-        "seed_sd": bits.seed_sd,
-        "dof": bits.variance.dof,
+        "seed_sd": main.seed_sd,
+        "dof": main.variance.dof,
         "machines": _distinct([cell["machine"] for cell in found.values()]),
         "versions": _distinct([cell["versions"] for cell in found.values()]),
         "evaluated_on": sorted({text for cell in found.values() for text in cell["recipe"]["evaluate"]["text"]})
         or ["the held-out part of the corpus"],
         "notes": study.notes,
     }
+
+
+def _loss(own: list[dict[str, Any]]) -> float | None:
+    """An arm's loss on held-out text, where it was pre-trained and is no committee."""
+    known = [float(cell["value"]) for cell in own if cell["value"] is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _start(own: list[dict[str, Any]]) -> float | None:
@@ -102,7 +110,7 @@ def _cost(own: list[dict[str, Any]]) -> dict[str, Any]:
 def _verdict(study: Study, claim: Claim, by_metric: Mapping[str, Compared]) -> dict[str, Any]:
     arm, versus = study.arm(claim.arm), study.arm(claim.versus)
     to = None if claim.to is None else study.arm(claim.to)
-    metric = metric_of(claim.metric, study.tasks) or Metric(None, BITS)
+    metric = metric_of(claim.metric or study.main.name, study.asked) or study.main
     compared = by_metric.get(metric.name, Compared({}))
     return {
         "kind": claim.kind,

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lilliput.lab.metrics import Metric
+from lilliput.lab.metrics import BITS, MASKED, Metric, metric_of
 from lilliput.lab.spec import TAGS
 from lilliput.progress import count, duration
 
@@ -30,15 +30,18 @@ def _width(text: str) -> int:
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The arms by bits per byte, with the gain over the baseline, its 95 % interval and what that says."""
-    base, alone = summary["baseline"], len(summary["arms"]) == 1
-    head = ["arm", "bits per byte"] + ([] if alone else [f"gain over {base}", "95 % interval", "outcome"])
+    """The arms by the study's metric, with the gain over the baseline, its 95 % interval and what that says."""
+    base, alone, metric = summary["baseline"], len(summary["arms"]) == 1, main_metric(summary)
+    head = ["arm", heading(metric)] + ([] if alone else [f"gain over {base}", "95 % interval", "outcome"])
     head += ["seeds", "parameters", "tokens", "time a cell"]
     batches = sorted({batch for arm in summary["arms"] for batch in arm.get("speed", {})}, key=int)
-    head += [f"tokens/s, batch {batch}" for batch in batches]
+    encoders = metric.measure == MASKED or any("loss" in arm for arm in summary["arms"])
+    head += [f"{'ms' if encoders else 'tokens/s'}, batch {batch}" for batch in batches]
+    losses = any(arm.get("loss") is not None for arm in summary["arms"])
+    head += ["masked loss"] if losses else []
     inherited = any(arm.get("start") is not None for arm in summary["arms"])
     head += ["right after carving"] if inherited else []
-    metric, rows = Metric(None, summary["metric"]), []
+    rows = []
     for arm in summary["arms"]:
         if not arm["seeds"]:
             said = "would not train" if arm["failed"] else "not measured yet"
@@ -46,16 +49,29 @@ def table(summary: Mapping[str, Any]) -> str:
             continue
         rows.append([
             arm["name"],
-            level_cell(metric, arm),
-            *([] if alone else gain_cells(metric, arm["gain"], arm["name"] == base)),
+            level_cell(metric, arm) if "mean" in arm else "not measured yet",
+            *([] if alone else gain_cells(metric, arm.get("gain"), arm["name"] == base)),
             str(arm["seeds"]),
             f"{arm['parameters']:,}",
             count(arm["tokens"]),
             duration(arm["seconds"]),
             *(f"{arm['speed'][batch]:.1f}" if batch in arm["speed"] else "" for batch in batches),
+            *([_number(arm["loss"])] if losses else []),
             *([_number(arm["start"])] if inherited else []),
         ])  # fmt: skip
     return markdown(head, rows) + "\n"
+
+
+def main_metric(summary: Mapping[str, Any]) -> Metric:
+    """What a study's table shows first."""
+    return metric_of(summary["metric"], [task["task"] for task in summary["tasks"]]) or Metric(None, BITS)
+
+
+def heading(metric: Metric) -> str:
+    """A metric at the head of a column: which set it is of, and in what."""
+    if metric.task is None:
+        return metric.words
+    return f"{metric.words} at {metric.task}" + (", %" if metric.unit[0] == 100 else "")
 
 
 def gain_cells(metric: Metric, gain: Mapping[str, Any] | None, base: bool) -> tuple[str, str, str]:
@@ -78,7 +94,9 @@ def _title(task: Mapping[str, Any]) -> str:
     said = [f"{task['items']:,} items"]
     if task["groups"]:
         said.append(f"the mean of {task['groups']} groups")
-    return f"### {task['task']}\n\n{', '.join(said)}; {_shots(task['shots'])}."
+    # Encoders are fine-tuned, and so have no examples before them.
+    shots = "" if task["shots"] is None else f"; {_shots(task['shots'])}"
+    return f"### {task['task']}\n\n{', '.join(said)}{shots}."
 
 
 def _shots(shots: int) -> str:
@@ -100,6 +118,8 @@ def _task_table(task: Mapping[str, Any], base: str) -> str:
             else:
                 row += [level_cell(metric, found), *gain_cells(metric, found["gain"], arm == base)]
         rows.append(row)
+    if beside := task.get("baseline"):
+        rows.append([beside["name"], f"{100 * beside['mean']:.2f}", *[""] * (len(head) - 2)])
     return markdown(head, rows)
 
 

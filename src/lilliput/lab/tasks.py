@@ -1,4 +1,5 @@
 """A study's tasks: each finished cell's model answers them once; what statistics need of it goes to the cell's file.
+Labelled sets, which encoders are fine-tuned for (sets.py), are kept alike.
 
 Like speeds they can be added later, from the weights in the store; nothing is ever trained again for them.
 """
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from lilliput.evaluate.task import Task
+    from lilliput.lab.sets import LabelSet
 
 Found = Mapping[tuple[str, int], dict[str, Any]]  # (arm, seed) → a finished cell
 
@@ -37,9 +39,9 @@ _KEPT = ("acc", "acc_norm", "stderr", "stderr_norm", "items", "kind", "shots", "
 
 
 class Asked:
-    """A study's tasks with their rows, and the hashes of these."""
+    """A study's tasks and labelled sets with their rows, and the hashes of these."""
 
-    def __init__(self, tasks: Sequence[Task]) -> None:
+    def __init__(self, tasks: Sequence[Task | LabelSet]) -> None:
         self.tasks = {task.name: task for task in tasks}
         self.hashes = {task.name: task.hash for task in tasks}
 
@@ -50,13 +52,14 @@ class Asked:
         found: of each cell what is finished. Raises UserError where the data is missing or damaged.
         """
         from lilliput.evaluate.task import open_task
+        from lilliput.lab.sets import open_sets
 
-        if all(cell is not None and set(study.tasks) <= set(cell.get("tasks", {})) for cell in found):
+        if all(cell is not None and set(study.asked) <= set(cell.get("tasks", {})) for cell in found):
             return None
         folder = Path(fill_path(str(study.data), f"study {study.name}")).expanduser()
-        return cls([open_task(name, folder) for name in study.tasks])
+        return cls([*(open_task(name, folder) for name in study.tasks), *open_sets(study)])
 
-    def left(self, found: Mapping[str, Any]) -> list[Task]:
+    def left(self, found: Mapping[str, Any]) -> list[Task | LabelSet]:
         """The tasks that a finished cell has not answered, or with other rows."""
         held = found.get("tasks", {})
         return [
@@ -153,8 +156,17 @@ def task_rows(
             "items": held[0]["items"] if held else None,
             "groups": len({name for name, _ in held[0]["groups"]}) if held and held[0].get("groups") else None,
             "shots": held[0]["shots"] if held else None,
+            **_beside(held),
             "data_hash": sorted({one["data_hash"] for one in held}),
             "arms": list(arms),
             "measures": measures,
         })  # fmt: skip
     return rows
+
+
+def _beside(held: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What stands beside the arms at a labelled set: the baseline's accuracy on the rows of the cells, their mean."""
+    known = [one["baseline"] for one in held if "baseline" in one]
+    if not known:
+        return {}
+    return {"baseline": {"name": known[0]["name"], "mean": sum(one["acc"] for one in known) / len(known)}}

@@ -8,9 +8,9 @@ from typing import Any
 
 from lilliput.lab.compared import way
 from lilliput.lab.figures import figure, forgetting, scatters
-from lilliput.lab.metrics import Metric
+from lilliput.lab.metrics import BITS, MASKED, Metric
 from lilliput.lab.spec import Study
-from lilliput.lab.tables import published, table, task_tables
+from lilliput.lab.tables import heading, main_metric, published, table, task_tables
 from lilliput.progress import duration
 from lilliput.store import write_atomic, write_json
 
@@ -26,6 +26,12 @@ _ABOUT_TASKS = (
 _ABOUT_SPEED = (
     "Tokens a second are those of one text: random weights, 2 tokens read, 510 written, greedy, the median of five "
     "runs after two, in a process of its own (docs/speed.md)."
+)
+
+
+_ABOUT_LATENCY = (
+    "ms: how long a batch takes on the CPU, the median of twenty after three; random weights, texts of the context's "
+    "length; a committee's members one after another (docs/encoders.md)."
 )
 
 
@@ -69,6 +75,11 @@ def _correlation_line(row: dict[str, Any]) -> str:
     if rho is None:
         return f"**not measured**: {row['text']} ({row['why']})"
     found = f"ρ = {rho['rho']:+.2f}, 95 % interval {rho['low']:+.2f} to {rho['high']:+.2f}, p = {rho['p']:.2g}"
+    if slope := row.get("slope"):
+        # Of accuracies, points.
+        scale = 100 if row["y"] not in (BITS, MASKED) else 1
+        value, low, high = (scale * slope[name] for name in ("value", "low", "high"))
+        found += f"; slope {value:+.3g} [{low:+.3g}, {high:+.3g}] for each {slope['per']} of {row['x']}"
     claim = row["claim"]
     bound = "" if claim is None else f"{claim['kind'].replace('_', ' ')} {claim['bound']:g}; "
     return f"**{row['verdict'] or 'no claim'}**: {row['text']} ({bound}{found}, {rho['count']} arms)"
@@ -108,7 +119,7 @@ def readme(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:
         parts.append("**Would not train**:\n\n" + "\n".join(lines))
     if lines := verdict_lines(summary):
         parts += ["## Verdict", "\n".join(f"- {line}" for line in lines)]
-    parts += ["## Result", table(summary).rstrip(), "![bits per byte by arm](figure.svg)"]
+    parts += ["## Result", table(summary).rstrip(), f"![{heading(main_metric(summary))} by arm](figure.svg)"]
     parts += [f"![{name.removesuffix('.svg')}]({name})" for name in pictures]
     parts.append(_about(summary))
     if any(arm.get("start") is not None for arm in summary["arms"]):
@@ -116,7 +127,8 @@ def readme(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:
     if summary["correlations"]:
         parts.append(_ABOUT_CORRELATIONS)
     if any(arm.get("speed") for arm in summary["arms"]):
-        parts.append(_ABOUT_SPEED)
+        encoders = any("loss" in arm for arm in summary["arms"]) or summary["metric"] == MASKED
+        parts.append(_ABOUT_LATENCY if encoders else _ABOUT_SPEED)
     if summary["tasks"]:
         parts += ["## Tasks", task_tables(summary["tasks"], summary["baseline"]), _ABOUT_TASKS]
     if summary["published"]:
@@ -129,10 +141,14 @@ def readme(summary: dict[str, Any], pictures: Sequence[str] = ()) -> str:
 
 def _about(summary: dict[str, Any]) -> str:
     """How to read the table of arms."""
+    metric = main_metric(summary)
+    best = f"A higher {metric.words} is better"
+    if metric.lower:
+        best = "Lower bits per byte are better" if metric.measure == BITS else f"A lower {metric.words} is better"
     if len(summary["arms"]) == 1:
-        return "Lower bits per byte are better."
+        return f"{best}."
     said = (
-        "Lower bits per byte are better; a positive gain means that the arm is better. ± is the standard deviation "
+        f"{best}; a positive gain means that the arm is better. ± is the standard deviation "
         "over seeds. "
     )
     if summary["dof"]:
@@ -163,8 +179,10 @@ def _how(summary: dict[str, Any]) -> str:
         f"- measured on: {', '.join(summary['evaluated_on'])}",
     ]
     if summary["seed_sd"] is not None:
+        metric = main_metric(summary)
         lines.append(
-            f"- noise of one run beside its seed's own effect: {summary['seed_sd']:.4f} bits per byte "
+            f"- noise of one run beside its seed's own effect: "
+            f"{metric.difference(summary['seed_sd'], sign=True).lstrip('+')} {metric.unit[1]} "
             f"({summary['dof']} degree{'s' if summary['dof'] > 1 else ''} of freedom)"
         )
     for machine in summary["machines"]:

@@ -8,6 +8,8 @@ Shape suffixes: B sequences, S positions, D width, N predicted positions, L labe
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,6 +22,7 @@ from lilliput.model.gemm import linear
 from lilliput.model.init import drawn
 from lilliput.model.layers import Linear, joined
 from lilliput.model.loss import cross_entropy
+from lilliput.model.neighbours import turn_to_neighbours
 
 PAD = -100  # in rows of ids: no token here; in rows of targets: nothing to predict here
 
@@ -243,9 +246,10 @@ class Classifier(nn.Module):
 
 def initialise_encoder(model: Encoder | Classifier, seed: int) -> None:
     """Fill the model by its `config.init`: normal numbers of σ = 0.02 as BERT has them ("constant"), or 1/√inputs
-    ("fan-in"; an embedding's inputs are its width); norms one, biases zero. The convolutions, which batch norm scales
-    anyway, always by their inputs, and a classifier's last matrix always by 0.02, so that it begins undecided. In
-    place. Each tensor's numbers follow from the seed and its name alone."""
+    ("fan-in"; an embedding's inputs are its width); norms one, biases zero. "neighbours" is fan-in with heads that
+    begin turned to the tokens beside them (neighbours.py), where no convolution stands before them. The convolutions,
+    which batch norm scales anyway, always by their inputs, and a classifier's last matrix always by 0.02, so that it
+    begins undecided. In place. Each tensor's numbers follow from the seed and its name alone."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             shape = tuple(parameter.shape)
@@ -253,5 +257,9 @@ def initialise_encoder(model: Encoder | Classifier, seed: int) -> None:
                 parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
                 continue
             inputs = parameter[0].numel()
-            by_inputs = len(shape) == 4 or (model.config.init == "fan-in" and not name.startswith("classifier"))
+            by_inputs = len(shape) == 4 or (model.config.init != "constant" and not name.startswith("classifier"))
             parameter.copy_(drawn(name, shape, seed) * (inputs**-0.5 if by_inputs else 0.02))
+    if model.config.init == "neighbours" and not model.config.conv:
+        first = cast("EncoderLayer", model.bert.encoder.layer[0]).attention.self
+        positions = model.bert.embeddings.position_embeddings.weight
+        turn_to_neighbours(model.config, positions, first.query.weight, first.key.weight, seed)

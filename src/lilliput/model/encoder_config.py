@@ -10,7 +10,7 @@ from lilliput.errors import ModelError
 
 BERT = "bert"
 CONV = "lilliput_encoder"  # the model_type of a conv front end, whose class each model directory brings along
-ENCODER_INITS = ("constant", "fan-in")
+ENCODER_INITS = ("neighbours", "fan-in", "constant")
 _SIZES = ("vocab_size", "depth", "width", "heads", "ffn", "context", "types")
 # Keys of config.json that change what is computed: each may be absent or have the value that we compute.
 _PLAIN = {

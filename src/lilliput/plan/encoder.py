@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 from lilliput.errors import ConfigError
-from lilliput.model.encoder_config import EncoderConfig
+from lilliput.model.encoder_config import ENCODER_INITS, EncoderConfig
 from lilliput.plan.rules import DEFAULT_PARAMS
 from lilliput.recipe import ModelSettings, Recipe, ShareSettings
 
@@ -63,8 +63,9 @@ def check_encoder_keys(recipe: Recipe) -> None:
         raise ConfigError(
             f"an encoder has no {', '.join(names)}", where="objective=masked", mend=f"leave out {' and '.join(names)}"
         )
-    if asked.init not in ("constant", "fan-in"):
-        raise ConfigError("an encoder starts constant or fan-in", where="model.init", mend="model.init=fan-in")
+    if asked.init not in ENCODER_INITS:
+        known = ", ".join(ENCODER_INITS)
+        raise ConfigError(f"encoders have no start {asked.init}", where="model.init", mend=f"one of {known}")
 
 
 def _unit(recipe: Recipe) -> int:

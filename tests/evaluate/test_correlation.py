@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lilliput.errors import ConfigError
-from lilliput.evaluate.correlation import Bound, Correlation, judge_correlation, spearman
+from lilliput.evaluate.correlation import Bound, Correlation, judge_correlation, slope, spearman
 
 FEW = {"permutations": 200, "resamples": 200}
 points = st.lists(st.tuples(st.integers(-5, 5), st.integers(-5, 5)), min_size=4, max_size=30)
@@ -90,3 +90,25 @@ def test_too_few_points() -> None:
 )
 def test_verdicts(kind: Bound, bound: float, low: float, high: float, verdict: str) -> None:
     assert judge_correlation(kind, bound, Correlation((low + high) / 2, low, high, 0.5, 9)) == verdict
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.floats(-5, 5)), min_size=4, max_size=12))
+@settings(max_examples=40, deadline=None)
+def test_the_slope_is_least_squares(points: list[tuple[int, float]]) -> None:
+    x, y = [float(one) for one, _ in points], [two for _, two in points]
+    if len(set(x)) == 1:
+        with pytest.raises(ConfigError, match="one value"):
+            slope(x, y)
+        return
+    found = slope(x, y, resamples=50)
+    assert found["value"] == pytest.approx(stats.linregress(x, y).slope, abs=1e-9)
+    doubled = slope(x, y, doubling=True, resamples=50)
+    assert doubled["value"] == pytest.approx(stats.linregress(np.log2(x), y).slope, abs=1e-9)
+    assert found["low"] <= found["high"]
+
+
+def test_a_slope_by_doublings_needs_positive_numbers() -> None:
+    with pytest.raises(ConfigError, match="no doubling"):
+        slope([0, 1, 2, 3], [1, 2, 3, 4], doubling=True)
+    with pytest.raises(ConfigError, match="no slope"):
+        slope([1, 2, 3], [1, 2, 3])

@@ -139,8 +139,12 @@ def finish(made: Made, store: Store, device: torch.device) -> dict[str, Any]:
 
 
 def _shape(shape: ModelConfig) -> dict[str, Any]:
-    """The fields and a line of words; what layers share only where they do, so that plain shapes read as ever."""
-    fields = {name: value for name, value in asdict(shape).items() if name != "share" or value}
+    """The fields and a line of words; what layers share, and which are routed, only where that is so: plain shapes read
+    as ever."""
+    plain = {"share"} if shape.capacity else {"share", "capacity", "routed_every"}
+    fields = {name: value for name, value in asdict(shape).items() if name not in plain}
+    if shape.share:
+        fields["share"] = asdict(shape)["share"]
     return {"summary": describe(shape), **fields}
 
 

@@ -262,6 +262,7 @@ def _notes(facts: Facts, rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def shape_key(arm: Arm) -> str:
-    """A shape by what its speed depends on; layers of a ladder's arms share nothing."""
-    beside = ("init", "share") if arm.shape.capacity else ("init", "share", "capacity", "routed_every")
-    return ",".join(f"{name}={value}" for name, value in sorted(asdict(arm.shape).items()) if name not in beside)
+    """A shape by what its speed depends on; layers of a ladder's arms share nothing and all run."""
+    told = sorted(asdict(arm.shape).items())
+    beside = ("init", "share", "capacity", "routed_every")
+    return ",".join(f"{name}={value}" for name, value in told if name not in beside)

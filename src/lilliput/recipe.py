@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from lilliput.errors import ConfigError, nearest
-from lilliput.recipe_model import ENCODERS, ROUTING, Settings
+from lilliput.recipe_model import BYTE_POOLS, ENCODERS, ROUTING, Settings
 from lilliput.recipe_model import MaskedSettings as MaskedSettings
 from lilliput.recipe_model import ModelSettings as ModelSettings
 from lilliput.recipe_model import ShareSettings as ShareSettings
@@ -40,7 +40,9 @@ class TokenizerSettings(Settings):
     source: str | None = Field(None, alias="from", description="use this tokenizer: a file or a model directory")
     vocab_size: Size | None = Field(None, ge=257, le=1_000_000, description="pieces to train, special ones included")
     compact: Compact = Field(None, description="cut it down: to so many pieces, to a coverage (0.97), or by `rule`")
-    pattern: str | None = Field(None, description="tiktoken files: the regular expression that cuts text into words")
+    pattern: str | None = Field(
+        None, description="tiktoken files, `byte-pool`: the regular expression that cuts text into words"
+    )
     special: list[str] = Field([], description="tiktoken files: names of the special tokens")
 
 
@@ -234,6 +236,23 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
+    def _units_are_no_pieces(self) -> Recipe:
+        pieces = self.tokenizer
+        strange = {
+            "tokenizer.vocab_size": pieces.vocab_size,
+            "tokenizer.from": pieces.source,
+            "tokenizer.compact": pieces.compact,
+            "tokenizer.special": pieces.special,
+            "inherit.teacher": self.inherit.teacher,
+            "rounds.count": self.rounds.count > 1,
+            "budget.speed": self.budget.speed,
+            "train.layer_dropout": self.train.layer_dropout,
+            "train.exit_loss": self.train.exit_loss,
+        }
+        self.model.check_byte_pool([name for name, value in strange.items() if value])
+        return self
+
+    @model_validator(mode="after")
     def _inherit_needs_a_teacher(self) -> Recipe:
         asked = self.inherit.model_fields_set - {"teacher"}
         if self.inherit.teacher is None and self.inherit != InheritSettings():
@@ -272,6 +291,9 @@ class Recipe(Settings):
         if self.objective == "causal":
             del values["masked"]
             for name in ENCODERS:
+                del values["model"][name]
+        if self.model.family != "byte-pool":
+            for name in BYTE_POOLS:
                 del values["model"][name]
         return values
 

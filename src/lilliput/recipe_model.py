@@ -8,10 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lilliput.sizes import SPAN, Size
 
-# Keys of `model` that encoders alone have.
+# Keys of `model` that encoders alone have, and those of byte-pooled models.
 ENCODERS = ("dropout", "conv", "channels")
 # Keys of `model` that mixtures of depths alone have.
 ROUTING = ("capacity", "routed_every")
+BYTE_POOLS = ("unit", "pool", "byte_head", "byte_width", "byte_depth", "hashes")
 
 
 class Settings(BaseModel):
@@ -37,8 +38,10 @@ class ShareSettings(Settings):
 class ModelSettings(Settings):
     """The shape; each dimension left out follows from the budget."""
 
-    family: Literal["llama", "pangu", "mixture-of-depths", "bert"] = Field(
-        "llama", description="`llama`, `pangu` (PanGu-π), `mixture-of-depths`, or for `objective: masked` always `bert`"
+    family: Literal["llama", "pangu", "mixture-of-depths", "byte-pool", "bert"] = Field(
+        "llama",
+        description="`llama`, `pangu` (PanGu-π), `mixture-of-depths`, `byte-pool` (units of bytes, no vocabulary), or "
+        "for `objective: masked` always `bert`",
     )
     shortcut: int | None = Field(None, ge=0, le=4096, description="`pangu`: bottleneck of the shortcut, 0 for none")
     series: int | None = Field(None, ge=1, le=2, description="`pangu`: terms of the activation, 1 for the plain one")
@@ -64,6 +67,37 @@ class ModelSettings(Settings):
     dropout: float | None = Field(None, ge=0, lt=1, description="`bert`: dropout when it is fine-tuned; none: 0.1")
     conv: int | None = Field(None, ge=0, le=16, description="`bert`: layers of a convolutional front end, 0 for none")
     channels: int | None = Field(None, ge=1, le=1024, description="`bert`: channels of that front end; none: 64")
+    unit: int | None = Field(None, ge=4, le=64, description="`byte-pool`: bytes a unit has at most; none: 12")
+    pool: Literal["attention", "mean"] | None = Field(
+        None, description="`byte-pool`: how a unit's bytes become one vector; none: attention"
+    )
+    byte_head: Literal["autoregressive", "parallel"] | None = Field(
+        None, description="`byte-pool`: how bytes are predicted; none: autoregressive, the only likelihood"
+    )
+    hashes: int | None = Field(
+        None,
+        ge=0,
+        le=65_536,
+        description="`byte-pool`: rows of the tables looked up by hash, 0 for none; none: 256 to 2,048 by the width",
+    )
+    byte_width: int | None = Field(
+        None, ge=32, le=4096, description="`byte-pool`: width of the local layers, a multiple of 32"
+    )
+    byte_depth: int | None = Field(
+        None, ge=1, le=16, description="`byte-pool`: local layers before and behind the core, each; none: 2"
+    )
+
+    def check_byte_pool(self, strange: list[str]) -> None:
+        """ValueError where a byte-pool has `strange` keys of a recipe or such of its own, and where another family has
+        keys of a byte-pool."""
+        if self.family != "byte-pool":
+            if names := [name for name in BYTE_POOLS if getattr(self, name) is not None]:
+                raise ValueError(f"model.{names[0]} is for model.family=byte-pool")
+            return
+        own = {"tied": self.tied, "shortcut": self.shortcut, "series": self.series}
+        own |= {"share": self.share != ShareSettings()}
+        if names := [*strange, *(f"model.{name}" for name, value in own.items() if value)]:
+            raise ValueError(f"a byte-pool has no {' and no '.join(names)}: leave it out")
 
     @model_validator(mode="after")
     def _start_fits_family(self) -> ModelSettings:

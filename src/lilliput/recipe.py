@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from lilliput.errors import ConfigError, nearest
-from lilliput.recipe_model import BYTE_POOLS, ENCODERS, ROUTING, Settings
+from lilliput.recipe_model import BYTE_POOLS, ENCODERS, ROUTING, Settings, check_routing, check_units
 from lilliput.recipe_model import MaskedSettings as MaskedSettings
 from lilliput.recipe_model import ModelSettings as ModelSettings
 from lilliput.recipe_model import ShareSettings as ShareSettings
@@ -221,35 +221,14 @@ class Recipe(Settings):
         if self.objective == "masked" and (keys := asked(self.train)):
             raise ValueError(f"train.{next(iter(keys))} is for objective=causal; an encoder has model.dropout")
         layers = self.train.layer_dropout is not None or self.train.exit_loss is not None
-        routed = self.model.family == "mixture-of-depths"
-        if not routed and (own := [name for name in ROUTING if getattr(self.model, name) is not None]):
-            raise ValueError(f"model.{own[0]} is for model.family=mixture-of-depths")
-        every = self.model.routed_every or 2
-        if routed and self.model.depth and self.model.depth < every:
-            raise ValueError(f"model.depth={self.model.depth} has no routed layer where one in {every} is")
-        if routed and layers:
-            raise ValueError("a mixture of depths skips layers by itself: it has no layer_dropout and no exit_loss")
-        if routed and self.inherit.teacher is not None:
-            raise ValueError("inherit carves no mixture of depths: leave out model.family")
+        check_routing(self.model, layers, taught=self.inherit.teacher is not None)
         if layers and self.inherit.distil:
             raise ValueError("inherit.distil goes with neither train.layer_dropout nor train.exit_loss")
         return self
 
     @model_validator(mode="after")
     def _units_are_no_pieces(self) -> Recipe:
-        pieces = self.tokenizer
-        strange = {
-            "tokenizer.vocab_size": pieces.vocab_size,
-            "tokenizer.from": pieces.source,
-            "tokenizer.compact": pieces.compact,
-            "tokenizer.special": pieces.special,
-            "inherit.teacher": self.inherit.teacher,
-            "rounds.count": self.rounds.count > 1,
-            "budget.speed": self.budget.speed,
-            "train.layer_dropout": self.train.layer_dropout,
-            "train.exit_loss": self.train.exit_loss,
-        }
-        self.model.check_byte_pool([name for name, value in strange.items() if value])
+        check_units(self)
         return self
 
     @model_validator(mode="after")

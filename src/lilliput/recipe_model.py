@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -118,3 +118,27 @@ class MaskedSettings(Settings):
     rate: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are predicted")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout in pre-training")
     first: bool = Field(False, description="of each document read the first window alone, as the TLM paper does")
+
+
+def check_routing(model: ModelSettings, layers: bool, *, taught: bool) -> None:
+    """ValueError where a mixture of depths has what it cannot have, and where another family has its keys. layers:
+    whether layer dropout or exits are asked for. taught: whether there is a teacher."""
+    routed = model.family == "mixture-of-depths"
+    if not routed and (own := [name for name in ROUTING if getattr(model, name) is not None]):
+        raise ValueError(f"model.{own[0]} is for model.family=mixture-of-depths")
+    every = model.routed_every or 2
+    if routed and model.depth and model.depth < every:
+        raise ValueError(f"model.depth={model.depth} has no routed layer where one in {every} is")
+    if routed and layers:
+        raise ValueError("a mixture of depths skips layers by itself: it has no layer_dropout and no exit_loss")
+    if routed and taught:
+        raise ValueError("inherit carves no mixture of depths: leave out model.family")
+
+
+def check_units(recipe: Any) -> None:
+    """ValueError where a recipe of a byte-pooled model asks for what it cannot have."""
+    pieces, strange = recipe.tokenizer, {"budget.speed": recipe.budget.speed, "rounds.count": recipe.rounds.count > 1}
+    strange |= {f"tokenizer.{name}": getattr(pieces, name) for name in ("vocab_size", "compact", "special")}
+    strange |= {"tokenizer.from": pieces.source, "inherit.teacher": recipe.inherit.teacher}
+    strange |= {f"train.{name}": getattr(recipe.train, name) for name in ("layer_dropout", "exit_loss")}
+    recipe.model.check_byte_pool([name for name, value in strange.items() if value])

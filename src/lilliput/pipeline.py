@@ -19,11 +19,13 @@ import torch
 
 from lilliput.corpus.documents import Documents
 from lilliput.corpus.shards import Shards
+from lilliput.corpus.unit_shards import UnitShards
 from lilliput.distillation import distil_objective, distillation, teacher_flops
 from lilliput.encoding import EncoderRun
 from lilliput.export.hf import read_config
 from lilliput.export.weights import WEIGHTS, read_weights, write_weights
 from lilliput.inheritance import inherit_stage
+from lilliput.model.build import build
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
 from lilliput.model.init import initialise
@@ -37,6 +39,7 @@ from lilliput.settle import read_notes, settle, training_identity
 from lilliput.store import Stage, Store, file_hash, locked, write_atomic, write_json
 from lilliput.texts import Texts, tell
 from lilliput.tokenizer.load import Tokenizer
+from lilliput.tokenizer.units import UnitTokenizer
 from lilliput.train.config import FREE_KEYS, TrainConfig
 from lilliput.train.derive import derive, flops
 from lilliput.train.exits import exit_flops
@@ -86,7 +89,8 @@ class DecoderRun(Run):
         compacted = texts.compacted(corpus)
         tokenizer = texts.tokenizer(corpus, compacted)
         packed = texts.shards(corpus, tokenizer)
-        shards = Shards(packed.path, "train", tokenizer.hash)
+        kind = UnitShards if isinstance(tokenizer, UnitTokenizer) else Shards
+        shards = kind(packed.path, "train", tokenizer.hash)
         child = self._child(texts, corpus, compacted, shards)
         base = child.path if child else self._base(compacted)
         shape, config, notes = self._plan(shards, tokenizer, base, settled)
@@ -225,6 +229,6 @@ class DecoderRun(Run):
     def _initial(self, shape: ModelConfig, base: Path | None) -> Decoder:
         if base is not None:
             return read_weights(base, shape)
-        model = Decoder(shape)
+        model = build(shape)
         initialise(model, self.asked.seed)
         return model

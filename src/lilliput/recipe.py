@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from lilliput.errors import ConfigError, nearest
-from lilliput.recipe_model import ENCODERS, ROUTING, Settings
+from lilliput.recipe_model import BYTE_POOLS, ENCODERS, ROUTING, Settings, check_routing, check_units
 from lilliput.recipe_model import MaskedSettings as MaskedSettings
 from lilliput.recipe_model import ModelSettings as ModelSettings
 from lilliput.recipe_model import ShareSettings as ShareSettings
@@ -40,7 +40,9 @@ class TokenizerSettings(Settings):
     source: str | None = Field(None, alias="from", description="use this tokenizer: a file or a model directory")
     vocab_size: Size | None = Field(None, ge=257, le=1_000_000, description="pieces to train, special ones included")
     compact: Compact = Field(None, description="cut it down: to so many pieces, to a coverage (0.97), or by `rule`")
-    pattern: str | None = Field(None, description="tiktoken files: the regular expression that cuts text into words")
+    pattern: str | None = Field(
+        None, description="tiktoken files, `byte-pool`: the regular expression that cuts text into words"
+    )
     special: list[str] = Field([], description="tiktoken files: names of the special tokens")
 
 
@@ -219,18 +221,14 @@ class Recipe(Settings):
         if self.objective == "masked" and (keys := asked(self.train)):
             raise ValueError(f"train.{next(iter(keys))} is for objective=causal; an encoder has model.dropout")
         layers = self.train.layer_dropout is not None or self.train.exit_loss is not None
-        routed = self.model.family == "mixture-of-depths"
-        if not routed and (own := [name for name in ROUTING if getattr(self.model, name) is not None]):
-            raise ValueError(f"model.{own[0]} is for model.family=mixture-of-depths")
-        every = self.model.routed_every or 2
-        if routed and self.model.depth and self.model.depth < every:
-            raise ValueError(f"model.depth={self.model.depth} has no routed layer where one in {every} is")
-        if routed and layers:
-            raise ValueError("a mixture of depths skips layers by itself: it has no layer_dropout and no exit_loss")
-        if routed and self.inherit.teacher is not None:
-            raise ValueError("inherit carves no mixture of depths: leave out model.family")
+        check_routing(self.model, layers, taught=self.inherit.teacher is not None)
         if layers and self.inherit.distil:
             raise ValueError("inherit.distil goes with neither train.layer_dropout nor train.exit_loss")
+        return self
+
+    @model_validator(mode="after")
+    def _units_are_no_pieces(self) -> Recipe:
+        check_units(self)
         return self
 
     @model_validator(mode="after")
@@ -272,6 +270,9 @@ class Recipe(Settings):
         if self.objective == "causal":
             del values["masked"]
             for name in ENCODERS:
+                del values["model"][name]
+        if self.model.family != "byte-pool":
+            for name in BYTE_POOLS:
                 del values["model"][name]
         return values
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lilliput.sizes import SPAN, Size
 
-# Keys of `model` that encoders alone have.
+# Keys of `model` that encoders alone have, and those of byte-pooled models.
 ENCODERS = ("dropout", "conv", "channels")
 # Keys of `model` that mixtures of depths alone have.
 ROUTING = ("capacity", "routed_every")
+BYTE_POOLS = ("unit", "pool", "byte_head", "byte_width", "byte_depth", "hashes")
 
 
 class Settings(BaseModel):
@@ -37,8 +38,10 @@ class ShareSettings(Settings):
 class ModelSettings(Settings):
     """The shape; each dimension left out follows from the budget."""
 
-    family: Literal["llama", "pangu", "mixture-of-depths", "bert"] = Field(
-        "llama", description="`llama`, `pangu` (PanGu-π), `mixture-of-depths`, or for `objective: masked` always `bert`"
+    family: Literal["llama", "pangu", "mixture-of-depths", "byte-pool", "bert"] = Field(
+        "llama",
+        description="`llama`, `pangu` (PanGu-π), `mixture-of-depths`, `byte-pool` (units of bytes, no vocabulary), or "
+        "for `objective: masked` always `bert`",
     )
     shortcut: int | None = Field(None, ge=0, le=4096, description="`pangu`: bottleneck of the shortcut, 0 for none")
     series: int | None = Field(None, ge=1, le=2, description="`pangu`: terms of the activation, 1 for the plain one")
@@ -64,6 +67,37 @@ class ModelSettings(Settings):
     dropout: float | None = Field(None, ge=0, lt=1, description="`bert`: dropout when it is fine-tuned; none: 0.1")
     conv: int | None = Field(None, ge=0, le=16, description="`bert`: layers of a convolutional front end, 0 for none")
     channels: int | None = Field(None, ge=1, le=1024, description="`bert`: channels of that front end; none: 64")
+    unit: int | None = Field(None, ge=4, le=64, description="`byte-pool`: bytes a unit has at most; none: 12")
+    pool: Literal["attention", "mean"] | None = Field(
+        None, description="`byte-pool`: how a unit's bytes become one vector; none: attention"
+    )
+    byte_head: Literal["autoregressive", "parallel"] | None = Field(
+        None, description="`byte-pool`: how bytes are predicted; none: autoregressive, the only likelihood"
+    )
+    hashes: int | None = Field(
+        None,
+        ge=0,
+        le=65_536,
+        description="`byte-pool`: rows of the tables looked up by hash, 0 for none; none: 256 to 2,048 by the width",
+    )
+    byte_width: int | None = Field(
+        None, ge=32, le=4096, description="`byte-pool`: width of the local layers, a multiple of 32"
+    )
+    byte_depth: int | None = Field(
+        None, ge=1, le=16, description="`byte-pool`: local layers before and behind the core, each; none: 2"
+    )
+
+    def check_byte_pool(self, strange: list[str]) -> None:
+        """ValueError where a byte-pool has `strange` keys of a recipe or such of its own, and where another family has
+        keys of a byte-pool."""
+        if self.family != "byte-pool":
+            if names := [name for name in BYTE_POOLS if getattr(self, name) is not None]:
+                raise ValueError(f"model.{names[0]} is for model.family=byte-pool")
+            return
+        own = {"tied": self.tied, "shortcut": self.shortcut, "series": self.series}
+        own |= {"share": self.share != ShareSettings()}
+        if names := [*strange, *(f"model.{name}" for name, value in own.items() if value)]:
+            raise ValueError(f"a byte-pool has no {' and no '.join(names)}: leave it out")
 
     @model_validator(mode="after")
     def _start_fits_family(self) -> ModelSettings:
@@ -84,3 +118,27 @@ class MaskedSettings(Settings):
     rate: float = Field(0.15, gt=0, lt=1, description="share of the tokens that are predicted")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout in pre-training")
     first: bool = Field(False, description="of each document read the first window alone, as the TLM paper does")
+
+
+def check_routing(model: ModelSettings, layers: bool, *, taught: bool) -> None:
+    """ValueError where a mixture of depths has what it cannot have, and where another family has its keys. layers:
+    whether layer dropout or exits are asked for. taught: whether there is a teacher."""
+    routed = model.family == "mixture-of-depths"
+    if not routed and (own := [name for name in ROUTING if getattr(model, name) is not None]):
+        raise ValueError(f"model.{own[0]} is for model.family=mixture-of-depths")
+    every = model.routed_every or 2
+    if routed and model.depth and model.depth < every:
+        raise ValueError(f"model.depth={model.depth} has no routed layer where one in {every} is")
+    if routed and layers:
+        raise ValueError("a mixture of depths skips layers by itself: it has no layer_dropout and no exit_loss")
+    if routed and taught:
+        raise ValueError("inherit carves no mixture of depths: leave out model.family")
+
+
+def check_units(recipe: Any) -> None:
+    """ValueError where a recipe of a byte-pooled model asks for what it cannot have."""
+    pieces, strange = recipe.tokenizer, {"budget.speed": recipe.budget.speed, "rounds.count": recipe.rounds.count > 1}
+    strange |= {f"tokenizer.{name}": getattr(pieces, name) for name in ("vocab_size", "compact", "special")}
+    strange |= {"tokenizer.from": pieces.source, "inherit.teacher": recipe.inherit.teacher}
+    strange |= {f"train.{name}": getattr(recipe.train, name) for name in ("layer_dropout", "exit_loss")}
+    recipe.model.check_byte_pool([name for name, value in strange.items() if value])

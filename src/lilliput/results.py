@@ -19,8 +19,8 @@ from lilliput.evaluate.bits import bits_per_byte
 from lilliput.export.hf import save_model_dir
 from lilliput.export.weights import read_weights
 from lilliput.model.config import ModelConfig
+from lilliput.model.continued import continued
 from lilliput.model.decoder import Decoder
-from lilliput.model.generate import generate
 from lilliput.model.sharing import unrolled
 from lilliput.plan.cost import decode_flops
 from lilliput.plan.rules import describe
@@ -104,7 +104,9 @@ def finish(made: Made, store: Store, device: torch.device) -> dict[str, Any]:
         "name": made.asked.name,
         **places(made.folder),
         "parameters": made.shape.parameters(),
-        "bits_per_byte": bits["value"],
+        # A head that is no likelihood has no bits per byte to be compared.
+        "bits_per_byte": None if bits.get("pseudo") else bits["value"],
+        **({"pseudo_bits_per_byte": bits["value"]} if bits.get("pseudo") else {}),
         "held_out": {
             "bits_per_byte": bits["value"],
             "text": made.asked.evaluate.text or "held-out part of the corpus",
@@ -217,16 +219,8 @@ def _samples(model: Decoder, made: Made, texts: list[str]) -> list[dict[str, str
     written = []
     for prompt in made.asked.evaluate.prompts or _prompts(texts):
         ids = [tokenizer.bos_id, *tokenizer.encode(prompt)]
-        steps = generate(
-            model,
-            torch.tensor([ids], device=next(model.parameters()).device),
-            _SAMPLE_TOKENS,
-            temperature=0.8,
-            top_p=0.95,
-            seed=made.asked.seed,
-            stop_ids=(tokenizer.eos_id,),
-        )
-        new = [int(step[0]) for step in steps]
+        how: dict[str, Any] = {"temperature": 0.8, "top_p": 0.95, "seed": made.asked.seed}
+        new = list(continued(model, tokenizer, ids, _SAMPLE_TOKENS, (tokenizer.eos_id,), **how))
         both = tokenizer.decode([i for i in ids[1:] + new if i != tokenizer.eos_id])
         written.append({"prompt": prompt, "text": both.removeprefix(prompt)})
     return written

@@ -12,12 +12,14 @@ from lilliput.device import pick_device
 from lilliput.errors import ConfigError
 from lilliput.export.hf import load_model_dir, read_config
 from lilliput.lineage import check_inherit, child_of, tasks_of, teacher_of
+from lilliput.model.byte_pool_config import BytePoolConfig
 from lilliput.model.config import ModelConfig
 from lilliput.plan.search import derive_shape
 from lilliput.recipe import ModelSettings, Recipe, SourceSpec, build_recipe
 from lilliput.store import canonical_hash, file_hash
 from lilliput.tokenizer.compact import check_size
 from lilliput.tokenizer.load import Tokenizer
+from lilliput.tokenizer.units import FILE as UNITS
 from lilliput.train.config import TrainConfig
 from lilliput.train.derive import derive
 from lilliput.train.metrics import check_tensorboard
@@ -77,7 +79,7 @@ def _check_tokenizer(recipe: Recipe) -> None:
     elif asked.source is not None and asked.vocab_size is not None:
         mend = f"to cut it down: tokenizer.compact={asked.vocab_size}"
         raise ConfigError("a tokenizer that exists has its own size", where="tokenizer.vocab_size", mend=mend)
-    if asked.source is None and (asked.pattern or asked.special):
+    if asked.source is None and (asked.pattern or asked.special) and recipe.model.family != "byte-pool":
         mend = "name a tiktoken file: tokenizer.from=FILE"
         raise ConfigError("pattern and special are for a tokenizer that exists", where="tokenizer", mend=mend)
 
@@ -103,7 +105,8 @@ def identify(recipe: Recipe) -> dict[str, Any]:
     if recipe.source is not None:
         folder = Path(recipe.source).expanduser()
         load_model_dir(folder)
-        files = [folder / "config.json", folder / "tokenizer.json", *sorted(folder.glob("*.safetensors"))]
+        names = ("config.json", "tokenizer.json", UNITS)
+        files = [*(folder / name for name in names), *sorted(folder.glob("*.safetensors"))]
         inputs["from"] = {file.name: file_hash(file) for file in files if file.exists()}
     if recipe.inherit.teacher is not None:
         teacher = teacher_of(recipe)
@@ -153,7 +156,7 @@ def settle(recipe: Recipe, shape: ModelConfig, config: TrainConfig) -> str:
     if recipe.source is None and recipe.inherit.teacher is None:
         if recipe.tokenizer.compact is not None:
             values["tokenizer"]["compact"] = shape.vocab_size
-        elif recipe.tokenizer.source is None:
+        elif recipe.tokenizer.source is None and not isinstance(shape, BytePoolConfig):
             # What was planned: the tokenizer may have turned out smaller where the text is short.
             values["tokenizer"]["vocab_size"] = derive_shape(recipe).vocab_size
         values["model"] |= {
@@ -163,7 +166,7 @@ def settle(recipe: Recipe, shape: ModelConfig, config: TrainConfig) -> str:
             "kv_heads": shape.kv_heads,
             "head_dim": shape.head_dim,
             "expansion": None if recipe.model.ffn else shape.ffn / shape.width,
-            "tied": shape.tied,
+            "tied": None if isinstance(shape, BytePoolConfig) else shape.tied,
             "context": shape.context,
         }
         if shape.share is not None:

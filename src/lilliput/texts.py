@@ -11,7 +11,10 @@ from lilliput.compaction import compact_for_run, read_recipe_source, tokenizer_p
 from lilliput.corpus.build import build_corpus
 from lilliput.corpus.documents import Documents
 from lilliput.corpus.shards import pack
+from lilliput.corpus.unit_shards import pack_units
+from lilliput.export.hf import read_config
 from lilliput.lineage import teacher_of
+from lilliput.model.byte_pool_config import BytePoolConfig
 from lilliput.plan.search import derive_shape
 from lilliput.progress import count, say
 from lilliput.recipe import Recipe
@@ -19,6 +22,7 @@ from lilliput.store import Stage
 from lilliput.tokenizer.load import Tokenizer
 from lilliput.tokenizer.source import forget
 from lilliput.tokenizer.train import train_tokenizer
+from lilliput.tokenizer.units import UnitTokenizer
 
 # Raised when a stage's output changes for the same settings, so that older outputs are not taken for it.
 _FORMATS = {"corpus": 1, "tokenizer": 1, "compact": 1, "shards": 1}
@@ -83,6 +87,9 @@ class Texts:
         """Cut down, taken as it is, or trained on the corpus."""
         if compacted is not None:
             return Tokenizer.load(compacted.path)
+        if units := self._units():
+            say(f"units      of at most {units.limit} bytes, cut by a pattern")
+            return units
         if self.asked.inherit.teacher:
             tokenizer = teacher_of(self.asked).tokenizer
             say(f"tokenizer  {tokenizer.vocab_size:,} pieces, the teacher's")
@@ -105,6 +112,16 @@ class Texts:
         tell("tokenizer", stage, f"{stage.manifest['vocab_size']:,} pieces of byte-level BPE")
         return Tokenizer.load(stage.path)
 
+    def _units(self) -> UnitTokenizer | None:
+        """What cuts text into units, where the model is byte-pooled: as asked, or the base model's own."""
+        if self.asked.source is not None:
+            base = Path(self.asked.source).expanduser()
+            return UnitTokenizer.open(base) if isinstance(read_config(base / "config.json"), BytePoolConfig) else None
+        if self.asked.model.family != "byte-pool":
+            return None
+        shape = derive_shape(self.settled or self.asked)
+        return UnitTokenizer(shape.unit, self.asked.tokenizer.pattern) if isinstance(shape, BytePoolConfig) else None
+
     def shards(self, corpus: Stage, tokenizer: Tokenizer) -> Stage:
         """The training text as token numbers."""
         # Whatever tokenizer the recipe names has been read for the last time.
@@ -112,8 +129,19 @@ class Texts:
         weights = [spec.weight for spec in self.asked.corpus]
 
         def build(folder: Path) -> dict[str, Any]:
+            train = Documents(corpus.path, "train")
+            if isinstance(tokenizer, UnitTokenizer):
+                return pack_units(
+                    train,
+                    tokenizer.units,
+                    limit=tokenizer.limit,
+                    tokenizer_hash=tokenizer.hash,
+                    out=folder,
+                    split="train",
+                    weights=weights,
+                )
             return pack(
-                Documents(corpus.path, "train"),
+                train,
                 tokenizer.encode_arrays,
                 bos=tokenizer.bos_id,
                 eos=tokenizer.eos_id,
@@ -127,7 +155,8 @@ class Texts:
         key = {"format": _FORMATS["shards"], "corpus": corpus.hash, "tokenizer": tokenizer.hash, "weights": weights}
         stage = self.stage("shards", key, build)
         tokens, size = stage.manifest["tokens"], stage.manifest["text_bytes"]
-        tell("shards", stage, f"{count(tokens)} tokens, {size / tokens:.3f} bytes a token")
+        kind = "unit" if isinstance(tokenizer, UnitTokenizer) else "token"
+        tell("shards", stage, f"{count(tokens)} {kind}s, {size / tokens:.3f} bytes a {kind}")
         return stage
 
 

@@ -90,7 +90,7 @@ def _changed(values: dict[str, Any], plain: dict[str, Any], prefix: str = "") ->
     for key, value in values.items():
         if isinstance(value, dict):
             found += _changed(value, plain[key], f"{prefix}{key}.")
-        elif value != plain[key]:
+        elif value != plain.get(key):
             found.append(f"{prefix}{key}={_short(value) if isinstance(value, int) else value}")
     return found
 

@@ -57,7 +57,7 @@ class Continuation(Conversation):
     def ids(self, line: str) -> list[int]:
         """BOS and the end of the text so far, at most half of what the model sees."""
         written = self.writer.tokenizer.encode(self._text + line)
-        return [self.writer.tokenizer.bos_id, *written[-max(1, self.writer.context // 2) :]]
+        return [self.writer.tokenizer.bos_id, *self.writer.tokenizer.last(written, max(1, self.writer.context // 2))]
 
     def remember(self, line: str, text: str) -> None:
         """The two become one text, and the next line begins a new one of it."""

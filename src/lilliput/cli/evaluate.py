@@ -144,8 +144,9 @@ def _on_text(
     bits = bits_per_byte(decoder, tokenizer, noise.documents(documents) if noise else documents, device=place)
     report.warn()
     score = bits.to_dict()
+    name_of = "pseudo_bits_per_byte" if bits.pseudo else "bits_per_byte"
     return {
-        "bits_per_byte": {name: score.pop(name) for name in ("value", "low", "high")},
+        name_of: {name: score.pop(name) for name in ("value", "low", "high")},
         **score,
         "text": [_named(source) for source in sources],
     }
@@ -159,12 +160,15 @@ def _named(source: str) -> str:
 
 def _lines(answer: dict[str, Any]) -> list[str]:
     lines = []
-    if bits := answer["bits_per_byte"]:
+    pseudo = "pseudo_bits_per_byte" in answer
+    if bits := answer["pseudo_bits_per_byte" if pseudo else "bits_per_byte"]:
         if bits["low"] is None:
             interval = "no interval: it takes two documents or more"
         else:
             interval = f"95 % interval {bits['low']:.4f} to {bits['high']:.4f}"
-        lines.append(f"bits per byte  {bits['value']:.4f}  ({interval})")
+        lines.append(f"{'pseudo bits' if pseudo else 'bits'} per byte  {bits['value']:.4f}  ({interval})")
+        if pseudo:
+            lines.append("pseudo: each byte of a unit by itself; not to be held against a likelihood's")
         lines.append(f"measured on    {answer['documents']:,} documents, {answer['bytes']:,} bytes")
     if answer.get("exits"):
         from lilliput.report.text import aligned

@@ -55,7 +55,7 @@ def generate(
         "model": str(writer.path.absolute()),
         "prompt": text,
         "text": written,
-        "prompt_tokens": len(ids),
+        "prompt_tokens": writer.tokenizer.length(ids),
         "new_tokens": reply.tokens,
         "ended": reply.ended,
         "tokens_per_second": round(reply.tokens / max(seconds, 1e-9), 1),

@@ -90,6 +90,8 @@ def default_folder(recipe: Recipe) -> Path:
 
 def closing(made: dict[str, Any]) -> str:
     """The last words of a run: what was made, how good it is, and what to do with it."""
+    from lilliput.report.text import bits_name
+
     model = shlex.quote(_short(made["model"]))
     held = made["held_out"]
     low, high = held.get("low"), held.get("high")
@@ -100,11 +102,12 @@ def closing(made: dict[str, Any]) -> str:
         *_arithmetic(made),
         ("report", _short(made["report"])),
         ("", ""),
-        ("bits per byte", f"{made['bits_per_byte']:.4f}{interval}"),
+        (bits_name(held), f"{held['bits_per_byte']:.4f}{interval}"),
         ("  xz -9", f"{made['baselines']['xz']:.4f}  on the same held-out text"),
         ("  uniform", f"{made['baselines']['uniform']:.4f}"),
     ]
-    lines = ["", *(f"{name:<15}{value}".rstrip() for name, value in rows)]
+    wide = max(15, len(bits_name(held)) + 2)
+    lines = ["", *(f"{name:<{wide}}{value}".rstrip() for name, value in rows)]
     if made["samples"]:
         sample = made["samples"][0]
         lines += ["", "What it writes:", "", *_shown(f"{sample['prompt']}{sample['text']}")]

@@ -31,7 +31,7 @@ def plan(
     tokenizer: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="An existing tokenizer instead.", show_default=False)
     ] = None,
-    family: Annotated[str, typer.Option(help="`llama` or `pangu`.")] = "llama",
+    family: Annotated[str, typer.Option(help="`llama`, `pangu` or `byte-pool`.")] = "llama",
     depth: Annotated[int | None, typer.Option(help="Layers.", show_default="searched")] = None,
     width: Annotated[int | None, typer.Option(help="Hidden size.", show_default="searched")] = None,
     heads: Annotated[int | None, typer.Option(help="Attention heads.", show_default="searched")] = None,

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import torch
 
 from lilliput.errors import ConfigError
+from lilliput.model.continued import continued
 from lilliput.model.early_exit import ExitGenerator, Exits
-from lilliput.model.generate import generate
 from lilliput.model.speculate import Speculation, speculate
 
 if TYPE_CHECKING:
     from lilliput.cli.writer import Sampling
     from lilliput.model.decoder import Decoder
+    from lilliput.tokenizer.load import Tokenizer
 
 
 def layers_of(text: str | None) -> list[int] | None:
@@ -47,21 +48,17 @@ class Skip:
             self.speculation = _speculation(draft)
             self.speculation.check(model.config)
 
-    def tokens(self, ids_BT: Tensor, how: Sampling, ends: Sequence[int]) -> Iterator[Tensor]:
-        """The continuation of one prompt, as `generate` yields it."""
+    def tokens(self, ids: Sequence[int], how: Sampling, ends: Sequence[int], tokenizer: Tokenizer) -> Iterator[int]:
+        """The continuation of one prompt."""
         if self.speculation is not None:
-            return speculate(self.model, ids_BT, how.max_new, self.speculation, ends)
-        return generate(
-            self.model,
-            ids_BT,
-            how.max_new,
-            temperature=how.temperature,
-            top_p=how.top_p,
-            top_k=how.top_k,
-            seed=how.seed,
-            stop_ids=ends,
-            writer=self.writer,
-        )
+            ids_BT = torch.tensor([ids], dtype=torch.long, device=next(self.model.parameters()).device)
+            new = speculate(self.model, ids_BT, how.max_new, self.speculation, ends)
+            return (int(new_B[0]) for new_B in new)
+        asked: dict[str, Any] = {"temperature": how.temperature, "top_p": how.top_p, "top_k": how.top_k}
+        asked["seed"] = how.seed
+        if self.writer is not None:
+            asked["writer"] = self.writer
+        return continued(self.model, tokenizer, ids, how.max_new, ends, **asked)
 
     def check(self, temperature: float) -> None:
         """Refuse drafts of a text that is drawn."""

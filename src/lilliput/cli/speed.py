@@ -138,9 +138,13 @@ def _given(folder: Path) -> Target:
 def _measure(target: Target, batch: int, how: dict[str, Any]) -> dict[str, Any]:
     from dataclasses import asdict
 
+    from lilliput.errors import ModelError
     from lilliput.evaluate.speed import measure_apart, speed_of_shape
     from lilliput.export.weights import read_weights
 
+    if target.shape.family == "byte-pool":
+        reason = "a byte-pooled model writes bytes, unit by unit: its tokens a second are not measured"
+        raise ModelError(reason, where=target.name, mend="`lilliput generate --json` tells units a second of a text")
     if target.folder is None:
         found = speed_of_shape(target.shape, batch=batch, **how)
     else:

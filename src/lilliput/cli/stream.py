@@ -85,7 +85,8 @@ def _overlap(text: str, stop: str) -> int:
 class Reply:
     """Iterate to get the text of one generation in pieces. `tokens` and `ended` are known afterwards.
 
-    ended: `eos` (the model ended it), `stop` (a stop string) or `length`.
+    ended: `eos` (the model ended it), `stop` (a stop string) or `length`. closes: whether a token counts, since a
+    byte-pooled model's unit comes in several.
     """
 
     def __init__(
@@ -96,7 +97,9 @@ class Reply:
         before: Sequence[int],
         ends: Sequence[int],
         stops: Sequence[str],
+        closes: Callable[[int], bool] = lambda token: True,
     ) -> None:
+        self._closes = closes
         self._source = tokens
         self._text = TextStream(decode, before)
         self._stop = StopText(stops)
@@ -109,7 +112,7 @@ class Reply:
             if token in self._ends:
                 self.ended = "eos"
                 break
-            self.tokens += 1
+            self.tokens += self._closes(token)
             if piece := self._stop.push(self._text.push(token)):
                 yield piece
             if self._stop.stopped:

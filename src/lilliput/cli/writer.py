@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from lilliput.cli.skip import Skip
 from lilliput.cli.stream import Reply
@@ -52,24 +49,22 @@ class Writer:
 
     def fit(self, ids: list[int]) -> list[int]:
         """`ids`, cut on the left to what the model can see, with a warning."""
-        if len(ids) < self.context:
+        length = self.tokenizer.length(ids)
+        if length < self.context:
             return ids
-        warn(f"the prompt is {len(ids)} tokens, the model sees {self.context}: only its end is used")
-        return [self.tokenizer.bos_id, *ids[len(ids) - self.context + 2 :]]
+        warn(f"the prompt is {length} tokens, the model sees {self.context}: only its end is used")
+        return [self.tokenizer.bos_id, *self.tokenizer.last(ids, self.context - 2)]
 
     def reply(self, ids: list[int], how: Sampling, skip: Skip | None = None) -> Reply:
         """The continuation of `ids`, to be iterated. skip: what of the work to leave out."""
-        tokens = self._tokens(ids, how, skip or self.skip())
-        return Reply(tokens, self.tokenizer.decode, before=ids, ends=self.ends, stops=how.stops)
+        tokens, tokenizer = (skip or self.skip()).tokens(ids, how, self.ends, self.tokenizer), self.tokenizer
+        return Reply(
+            tokens, tokenizer.decode, before=ids, ends=self.ends, stops=how.stops, closes=tokenizer.closes
+        )
 
     def skip(self, exit_at: float | None = None, layers: str | None = None, draft: str | None = None) -> Skip:
         """What to leave out, checked for this model; nothing where nothing is said."""
         return Skip(self.model, exit_at, layers, draft)
-
-    def _tokens(self, ids: list[int], how: Sampling, skip: Skip) -> Iterator[int]:
-        ids_BT = torch.tensor([ids], dtype=torch.long, device=self.device)
-        for new_B in skip.tokens(ids_BT, how, self.ends):
-            yield int(new_B[0])
 
     def _ends(self) -> tuple[int, ...]:
         """Every id that ends a text; chat models often name several in generation_config.json."""

@@ -87,7 +87,8 @@ class _Item(NamedTuple):
     times: int
 
 
-def _items(documents: Documents | Iterable[str], weights: Sequence[float] | None) -> Iterator[_Item]:
+def items(documents: Documents | Iterable[str], weights: Sequence[float] | None) -> Iterator[_Item]:
+    """Each document that is seen, with its bytes and how many times."""
     if not isinstance(documents, Documents):
         for text in documents:
             yield _Item(text, len(text.encode()), 1)
@@ -109,7 +110,7 @@ def _times(weight: float, raw: bytes) -> int:
 def _batches(documents: Documents | Iterable[str], weights: Sequence[float] | None) -> Iterator[list[_Item]]:
     batch: list[_Item] = []
     size = 0
-    for item in _items(documents, weights):
+    for item in items(documents, weights):
         batch.append(item)
         size += item.size
         if size >= BATCH_BYTES:
@@ -206,27 +207,32 @@ class Shards:
         mend = "delete the folder and run again"
         try:
             self.manifest: dict[str, Any] = read_json(where)
-            known, dtype = self.manifest["tokenizer"], np.dtype(self.manifest["dtype"]).newbyteorder("<")
+            known = self.manifest["tokenizer"]
             total, documents = int(self.manifest["tokens"]), int(self.manifest["documents"])
         except (OSError, KeyError, TypeError, ValueError, LilliputError) as error:
             raise CorpusError(f"no readable shards: {error}", where=where, mend=mend) from None
         if known != tokenizer_hash:
             reason = f"these shards were made with the tokenizer {known[:12]}, not with {tokenizer_hash[:12]}"
             raise TokenizerError(reason, where=where, mend="pack the corpus again with this tokenizer")
-        file = self.path / f"{split}.tokens"
         try:
-            size = file.stat().st_size
-            if size != total * dtype.itemsize:
-                raise ValueError(f"{file.name} has {size} bytes, not {total * dtype.itemsize}")
-            self.tokens = np.memmap(file, dtype=dtype, mode="r")
+            self._open(total, documents)
             self.documents: NDArray[np.uint64] = np.load(self.path / f"{split}.documents.npy", mmap_mode="r")
             self.bytes: NDArray[np.uint32] = np.load(self.path / f"{split}.bytes.npy", mmap_mode="r")
             if len(self.documents) != documents + 1 or len(self.bytes) != documents:
                 raise ValueError("the document offsets do not fit the totals")
             if int(self.documents[-1]) != total:
                 raise ValueError("the document offsets do not end where the tokens end")
-        except (OSError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError) as error:
             raise CorpusError(f"incomplete or damaged shards: {error}", where=where, mend=mend) from None
+
+    def _open(self, total: int, documents: int) -> None:
+        """Map what the positions hold. Raises ValueError where its size is not that of the totals."""
+        dtype = np.dtype(self.manifest["dtype"]).newbyteorder("<")
+        file = self.path / f"{self.split}.tokens"
+        size = file.stat().st_size
+        if size != total * dtype.itemsize:
+            raise ValueError(f"{file.name} has {size} bytes, not {total * dtype.itemsize}")
+        self.tokens = np.memmap(file, dtype=dtype, mode="r")
 
     def windows(self, context: int) -> int:
         """How many windows of `context` + 1 tokens, overlapping by one, the stream holds.

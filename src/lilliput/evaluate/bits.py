@@ -23,6 +23,7 @@ import torch
 from lilliput.errors import UserError
 from lilliput.evaluate.resampling import LN2, document_interval
 from lilliput.evaluate.unknown import UnknownBytes
+from lilliput.model.byte_pool_config import BytePoolConfig
 from lilliput.progress import Progress
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Bits:
     tokens: int
     unk_share: float
     text_hash: str
+    pseudo: bool = False
+    """Whether the model is no likelihood to be compared with others: it gives each byte of a unit by itself."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: the figures without the arrays; null where there is no interval."""
@@ -71,12 +74,14 @@ class Bits:
             "tokens_per_byte": self.tokens / int(self.bytes.sum()),
             "unk_share": self.unk_share,
             "text_hash": self.text_hash,
+            **({"pseudo": True} if self.pseudo else {}),
         }
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of one document: ids (length + 1,) of which the last `scored` are predicted and counted."""
+    """A stretch of one document, ids (length + 1,), or rows of a byte-pooled model's units (length + 1, L); of it the
+    last `scored` are predicted and counted."""
 
     document: int
     ids: npt.NDArray[np.int64]
@@ -136,8 +141,9 @@ def bits_per_byte(
                 if lost := unknown.count(text, ids):
                     nats[index] += lost * BITS_OF_A_BYTE * LN2
                     missing += lost
-                tokens += len(ids)
-                cut += windows(np.array([tokenizer.bos_id, *ids], np.int64), context, index)
+                read = tokenizer.positions([tokenizer.bos_id, *ids])
+                tokens += len(read) - 1
+                cut += windows(read, context, index)
 
             def show(share: float, first: int = first, count: int = len(held)) -> None:
                 if title:
@@ -158,6 +164,7 @@ def bits_per_byte(
         tokens=tokens,
         unk_share=missing / written,
         text_hash=digest.hexdigest(),
+        pseudo=isinstance(model.config, BytePoolConfig) and model.config.pseudo,
     )
 
 
@@ -188,8 +195,9 @@ def _score(
     while begin < len(cut):
         length = len(cut[begin].ids) - 1
         taken = cut[begin : begin + max(1, batch // length)]
-        ids_BT = np.zeros((len(taken), length), np.int64)
-        targets_BT = np.full((len(taken), length), _IGNORED, np.int64)
+        shape = (len(taken), length, *taken[0].ids.shape[1:])
+        ids_BT = np.zeros(shape, np.int64)
+        targets_BT = np.full(shape, _IGNORED, np.int64)
         for row, window in enumerate(taken):
             width = len(window.ids) - 1
             ids_BT[row, :width] = window.ids[:-1]

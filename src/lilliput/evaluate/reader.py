@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from lilliput.evaluate.likelihood import Likelihoods, Request, likelihoods
+from lilliput.evaluate.unit_likelihood import unit_likelihoods, units_written
 from lilliput.evaluate.writing import Prompt, Written, written
+from lilliput.model.byte_pool import BytePool
 
 if TYPE_CHECKING:
     from lilliput.model.decoder import Decoder
@@ -38,7 +40,11 @@ class CausalReader:
     batch: int | None = None
 
     def likelihoods(self, requests: Sequence[Request], title: str | None) -> Likelihoods:
+        if isinstance(self.model, BytePool):
+            return unit_likelihoods(self.model, self.tokenizer, requests, batch=self.batch, title=title)
         return likelihoods(self.model, self.tokenizer, requests, batch=self.batch, title=title)
 
     def write(self, prompts: Sequence[Prompt], max_new: int, title: str | None) -> Written:
+        if isinstance(self.model, BytePool):
+            return units_written(self.model, self.tokenizer, prompts, max_new, title=title)
         return written(self.model, self.tokenizer, prompts, max_new, title=title)

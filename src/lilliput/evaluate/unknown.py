@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers.pre_tokenizers import ByteLevel
 
+from lilliput.tokenizer.units import UnitTokenizer
+
 if TYPE_CHECKING:
     from lilliput.tokenizer.load import Tokenizer
 
@@ -20,6 +22,9 @@ class UnknownBytes:
     """Counts, per document, the UTF-8 bytes that no token stands for."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
+        self.complete = isinstance(tokenizer, UnitTokenizer)
+        if self.complete:
+            return
         self._backend = tokenizer.backend
         made_of = json.loads(self._backend.to_str())
         self.complete = _every_byte(made_of)

@@ -15,12 +15,13 @@ from lilliput.errors import ModelError
 from lilliput.export.blocks import class_files
 from lilliput.export.sound import AGAIN
 from lilliput.export.weights import WEIGHTS, read_weights, write_weights
+from lilliput.model.architectures import BYTE_POOL
+from lilliput.model.byte_pool_config import BytePoolConfig
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
 from lilliput.store import atomic_dir, write_json
 from lilliput.tokenizer.load import Tokenizer
-
-_BLOCKS = {"pangu": "PanGu-π blocks", "shared": "layers that share weights", "mixture-of-depths": "a mixture of depths"}
+from lilliput.tokenizer.units import UnitTokenizer
 
 
 def save_model_dir(
@@ -67,7 +68,7 @@ def load_model_dir(path: Path | str, device: torch.device | str = "cpu") -> tupl
             mend="give the folder that `lilliput make` printed, or a Hugging Face model folder",
         )
     config = read_config(folder / "config.json")
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = UnitTokenizer.open(folder) if isinstance(config, BytePoolConfig) else Tokenizer.load(folder)
     check_fit(config, tokenizer, str(folder))
     return read_weights(folder, config).to(device), tokenizer
 
@@ -80,7 +81,8 @@ def read_config(file: Path) -> ModelConfig:
         raise ModelError(f"config.json is damaged: {error}", where=str(file), mend=AGAIN) from None
     if not isinstance(raw, dict):
         raise ModelError("config.json holds no object", where=str(file), mend=AGAIN)
-    return ModelConfig.from_hf(raw, where=str(file))
+    kind = BytePoolConfig if raw.get("model_type") == BYTE_POOL else ModelConfig
+    return kind.from_hf(raw, where=str(file))
 
 
 def check_fit(config: ModelConfig, tokenizer: Tokenizer, where: str) -> None:
@@ -99,11 +101,19 @@ def _ships(config: ModelConfig) -> dict[str, Any]:
     return {"own_class": {"files": own, "load": "trust_remote_code=True"}} if own else {}
 
 
+_KINDS = {
+    "pangu": "Llama-shaped with PanGu-π blocks",
+    "shared": "Llama-shaped with layers that share weights",
+    "mixture-of-depths": "Llama-shaped with a mixture of depths",
+    "byte-pool": "Byte-pooled",
+}
+
+
 def _short_card(config: ModelConfig) -> str:
     own = config.family != "llama"
     trust = ", trust_remote_code=True" if own else ""
     plain = f"{config.model_type.capitalize()}-shaped"
-    kind = f"Llama-shaped with {_BLOCKS[config.family]}, whose class lies in this folder" if own else plain
+    kind = f"{_KINDS[config.family]}, whose class lies in this folder" if own else plain
     return f"""---
 library_name: transformers
 pipeline_tag: text-generation

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lilliput.errors import ModelError
 from lilliput.export.sound import AGAIN
+from lilliput.model.build import build
 from lilliput.model.carve import check_declared
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
@@ -113,7 +114,7 @@ def fill(config: ModelConfig, tensors: Iterable[tuple[str, Tensor]], dtype: torc
     """A decoder of the shape `config` with the weights `tensors`, in any order, its parameters of type `dtype` on the
     CPU. One tensor is held at a time. Raises ModelError for one that does not belong to it and for missing ones."""
     with _default(dtype):
-        model = Decoder(config)
+        model = build(config)
     state, wanted = model.state_dict(), shapes(config)
     missing = set(wanted)
     with Progress("reading the weights", len(wanted), "tensors") as bar:

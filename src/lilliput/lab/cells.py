@@ -265,10 +265,11 @@ def _documents(results: Mapping[str, Any], run: Path, loss: str) -> dict[str, An
         from lilliput.encoder_results import WINDOWS
 
         return {"documents": read_json(run / WINDOWS)}
-    documents = read_json(run / "documents.json")
+    documents, held = read_json(run / "documents.json"), results["held_out"]
     return {
         "documents": {
-            "text_hash": results["held_out"]["text_hash"],
+            # Scores are compared only where this is the same, so never a pseudo one with a likelihood's.
+            "text_hash": held["text_hash"] + (" by a parallel head" if held.get("pseudo") else ""),
             "nats": [round(value, 3) for value in documents["nats"]],
             "bytes": documents["bytes"],
         }

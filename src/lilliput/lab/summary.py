@@ -38,6 +38,7 @@ def summarise_study(
             row |= _cost(own) | {"speed": speeds(own), "start": _start(own)}
             row |= {"forgetting": _forgetting(own)}
             row |= {"loss": _loss(own)} if study.main.name != study.loss else {}
+            row |= {"pseudo": True} if own[0]["shape"].get("byte_head") == "parallel" else {}
         arms.append(row)
     return {
         "study": study.name,

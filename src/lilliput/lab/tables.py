@@ -49,7 +49,7 @@ def table(summary: Mapping[str, Any]) -> str:
             continue
         rows.append([
             arm["name"],
-            level_cell(metric, arm) if "mean" in arm else "not measured yet",
+            (level_cell(metric, arm) if "mean" in arm else "not measured yet") + " (pseudo)" * bool(arm.get("pseudo")),
             *([] if alone else gain_cells(metric, arm.get("gain"), arm["name"] == base)),
             str(arm["seeds"]),
             f"{arm['parameters']:,}",

@@ -17,7 +17,8 @@ from lilliput.errors import ModelError
 PANGU = "lilliput_pangu"
 SHARED = "lilliput_shared"
 DEPTHS = "lilliput_depths"
-OWN = {"pangu": PANGU, "shared": SHARED, "mixture-of-depths": DEPTHS}
+BYTE_POOL = "lilliput_byte_pool"
+OWN = {"pangu": PANGU, "shared": SHARED, "mixture-of-depths": DEPTHS, "byte-pool": BYTE_POOL}
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ ARCHITECTURES = {
     DEPTHS: Architecture("LilliputDepthsForCausalLM", attention_bias=None, mlp_bias=None, whole_heads=True),
     PANGU: Architecture("LilliputPanguForCausalLM", attention_bias=None, mlp_bias=None, whole_heads=True),
     SHARED: Architecture("LilliputSharedForCausalLM", attention_bias=None, mlp_bias=None, whole_heads=True),
+    BYTE_POOL: Architecture("LilliputBytePoolForCausalLM", attention_bias=None, mlp_bias=None, whole_heads=True),
 }
 
 _SHARE = "share_"  # begins the keys of config.json that say which weights are shared

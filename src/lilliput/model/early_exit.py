@@ -41,6 +41,8 @@ class Exits:
             raise ConfigError(
                 f"an exit at {threshold:g} is no probability", where="--exit", mend="give above 0, at most 1"
             )
+        if config.family == "byte-pool":
+            raise ConfigError("a byte-pooled model has no exits", where="--exit", mend="leave it out")
         if config.capacity:
             raise ConfigError(
                 "a mixture of depths has no exits",

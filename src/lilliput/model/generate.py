@@ -98,7 +98,7 @@ class Generator:
         self.config, self.batch, self.position = config, batch, 0
         body = model.model
         self.embedding = body.embed_tokens.weight
-        self.head = model.head_weight() * body.norm.weight
+        self.head = self._last_map(model)
         self.linear = written_product if usable(self.embedding, self.head) else F.linear
         self.layers = [_Layer(block) for block in body.layers if isinstance(block, Block)]
         self.turn_TE = torch.complex(body.cos.float(), body.sin.float())
@@ -118,7 +118,7 @@ class Generator:
         length, start = ids_BT.shape[1], self.position
         if start + length > self.config.context or (start and length > 1):
             raise ModelError(f"{length} ids cannot follow {start} in a context of {self.config.context}")
-        x_ND = F.embedding(ids_BT, self.embedding).view(-1, self.config.width)
+        x_ND = self._embed(ids_BT).view(-1, self.config.width)
         turn_TE = self.turn_TE[start : start + length, None]
         for index, layer in enumerate(self.layers):
             if layer.route is not None:
@@ -129,6 +129,13 @@ class Generator:
         self.position += length
         last_BD = x_ND.view(self.batch, length, -1)[:, -1]
         return self.linear(self._norm(last_BD), self.head, None).float()
+
+    def _last_map(self, model: Decoder) -> Tensor:
+        """What the last states, normed without a scale, are multiplied with."""
+        return model.head_weight() * model.model.norm.weight
+
+    def _embed(self, ids_BT: Tensor) -> Tensor:
+        return F.embedding(ids_BT, self.embedding)
 
     def rewind(self) -> None:
         """Forget everything that was fed."""
@@ -269,9 +276,10 @@ def _write(
             return
 
 
-def _check(
-    model: Decoder, ids_BT: Tensor, max_new: int, temperature: float, top_p: float | None, top_k: int | None
+def check_settings(
+    ids: Tensor, max_new: int, temperature: float, top_p: float | None, top_k: int | None
 ) -> None:
+    """Refuse impossible settings and an empty prompt."""
     if max_new < 0:
         raise ConfigError(f"max_new is {max_new}", where="max_new", mend="give 0 or more")
     if not 0 <= temperature < float("inf"):
@@ -282,8 +290,14 @@ def _check(
         raise ConfigError(f"top_p is {top_p}", where="top_p", mend="give a number above 0, at most 1")
     if top_k is not None and top_k < 1:
         raise ConfigError(f"top_k is {top_k}", where="top_k", mend="give 1 or more")
-    if ids_BT.ndim != 2 or 0 in ids_BT.shape:
+    if ids.ndim != 2 or 0 in ids.shape:
         raise ModelError("the prompt is empty", mend="begin with the BOS token")
+
+
+def _check(
+    model: Decoder, ids_BT: Tensor, max_new: int, temperature: float, top_p: float | None, top_k: int | None
+) -> None:
+    check_settings(ids_BT, max_new, temperature, top_p, top_k)
     if int(ids_BT.min()) < 0 or int(ids_BT.max()) >= model.config.vocab_size:
         raise ModelError(
             f"the prompt has ids outside the vocabulary of {model.config.vocab_size}",

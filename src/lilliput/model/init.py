@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lilliput.model.byte_pool_config import BytePoolConfig
 from lilliput.model.config import ModelConfig
 from lilliput.model.decoder import Decoder
 
@@ -79,7 +80,10 @@ def start(name: str, shape: tuple[int, ...], config: ModelConfig, seed: int) -> 
         return drawn(name, shape, seed).mul_(1 / math.sqrt(shape[0]))
     if len(shape) != 2:
         return torch.ones(shape)
-    return drawn(name, shape, seed).mul_(sigma(name, shape, config.init, config.depth))
+    spread = sigma(name, shape, config.init, config.depth)
+    if isinstance(config, BytePoolConfig) and config.init == "fan-in":
+        spread *= config.start_factor(name)
+    return drawn(name, shape, seed).mul_(spread)
 
 
 def drawn(name: str, shape: tuple[int, ...], seed: int) -> Tensor:

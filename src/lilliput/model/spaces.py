@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lilliput.model.byte_pool_config import BytePoolConfig
 from lilliput.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ class Axis:
 
 def sizes(config: ModelConfig) -> dict[str, int]:
     """Members of each space."""
+    local = config.local_sizes() if isinstance(config, BytePoolConfig) else {}
     return {
+        **local,
         "vocab": config.vocab_size,
         "hidden": config.width,
         "ffn": config.ffn,
@@ -101,6 +104,9 @@ def templates(config: ModelConfig) -> dict[str, tuple[Axis, ...]]:
     if config.capacity:
         table[_LAYER + "router.weight"] = (hidden,)
         table |= {_LAYER + "predictor.weight": (hidden,), _LAYER + "predictor.bias": (Axis("bias"),)}
+    if isinstance(config, BytePoolConfig):
+        del table["model.embed_tokens.weight"]
+        return table | {name: tuple(map(Axis, axes)) for name, axes in config.local_tensors().items()}
     if not config.tied:
         table["lm_head.weight"] = (vocab, hidden)
     return table

@@ -33,6 +33,8 @@ class Speculation:
 
     def check(self, config: ModelConfig) -> None:
         """Raises ConfigError where a model of this shape cannot draft so."""
+        if config.family == "byte-pool":
+            raise ConfigError("a byte-pooled model drafts no units", where="--speculate", mend="leave it out")
         if config.capacity:
             raise ConfigError(
                 "a mixture of depths has no first layers that could draft",

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from lilliput.errors import ConfigError
+from lilliput.model.byte_pool_config import BytePoolConfig
 from lilliput.model.config import ModelConfig
 from lilliput.model.sharing import unrolled
 from lilliput.model.spaces import layers_of, sizes, templates
@@ -115,8 +116,12 @@ def decode_flops(shape: ModelConfig, positions: int) -> float:
     """FLOPs of one new token after `positions` others: 2 for each weight of a matrix (the head's too, not the
     look-up's) and 4 · depth · heads · head_dim for each of the positions + 1 attended to. What layers share counts for
     each of them; their LoRAs are added to it once, before anything is written (model/shared_block.py)."""
-    plain = unrolled(shape)
-    matrices = sum(tensor.elements for tensor in _tensors(plain) if _multiplied(tensor.template, tensor.shape, plain))
+    if isinstance(shape, BytePoolConfig):
+        matrices = shape.matrix_parameters()  # of a unit: the local layers' are used for each of its bytes
+    else:
+        plain = unrolled(shape)
+        each = (tensor for tensor in _tensors(plain) if _multiplied(tensor.template, tensor.shape, plain))
+        matrices = sum(tensor.elements for tensor in each)
     skipped = shape.skipped_parameters()
     attention = 2.0 * shape.depth * shape.heads * shape.head_dim * (positions + 1)
     return 2.0 * (matrices - skipped + attention)

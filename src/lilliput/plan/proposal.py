@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from lilliput.device import pick_device
+from lilliput.errors import ConfigError
+from lilliput.model.byte_pool_config import BytePoolConfig
 from lilliput.model.config import ModelConfig
 from lilliput.plan.cost import decode_flops, fallbacks, kv_cache_bytes, weight_bytes
 from lilliput.plan.prior import Prior
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 PLAN = "plan.yaml"
 # More than any corpus: the horizon follows from the shape, or is asked in tokens.
 _ENDLESS = 10**15
+_LOCAL = ("unit", "pool", "byte_head", "byte_width", "hashes")
 _NAMES = ("depth", "width", "heads", "kv_heads", "head_dim", "tied", "family", "shortcut", "series", "context")
 # Points of the picture beside the front itself.
 _POINTS = 400
@@ -40,6 +43,8 @@ def propose(
     calibration: how fast this machine is; None leaves speeds and hours out (a recipe with `budget.speed` needs
     one). Raises ConfigError where nothing fits.
     """
+    if recipe.model.family == "byte-pool":
+        calibration = None  # its local layers have not been timed: `reasons` says so
     rate = calibration.tokens_per_second if calibration else None
     found = search(recipe, vocab_size, rate, prior)
     chosen = _distinct(found, count)
@@ -86,6 +91,7 @@ def _dimensions(shape: ModelConfig) -> dict[str, Any]:
         "series": shape.series,
         "context": shape.context,
         "sharing": None if shape.share is None else asdict(shape.share),
+        **({name: getattr(shape, name) for name in _LOCAL} if isinstance(shape, BytePoolConfig) else {}),
     }
 
 
@@ -152,7 +158,10 @@ def _front(
 
 
 def shape_of(plan: Mapping[str, Any]) -> ModelConfig:
-    """The shape of a plan."""
+    """The shape of a plan. Raises ConfigError for one whose speed is not measured."""
+    if plan["family"] == "byte-pool":
+        reason = "a byte-pooled model's speed is not measured"
+        raise ConfigError(reason, where="lilliput plan --measure", mend="leave out --measure")
     return ModelConfig(
         vocab_size=plan["vocab"],
         bos_id=0,
@@ -169,9 +178,11 @@ def plan_recipe(recipe: Recipe, plan: Mapping[str, Any]) -> str:
     values["model"] |= {name: plan[name] for name in (*_NAMES, "expansion")}
     # Layers that share weights are asked for as such.
     values["model"]["family"] = recipe.model.family
-    if recipe.model.family == "llama":
+    if recipe.model.family != "pangu":
         values["model"] |= {"shortcut": None, "series": None}
-    if values["tokenizer"]["from"] is None:
+    if plan["family"] == "byte-pool":
+        values["model"] |= {name: plan[name] for name in _LOCAL} | {"tied": None}
+    if values["tokenizer"]["from"] is None and plan["family"] != "byte-pool":
         values["tokenizer"]["vocab_size"] = plan["vocab"]
     # The budget is met; what another machine's speed would say must not refuse the plan there.
     values["budget"] = {"params": plan["parameters"]}

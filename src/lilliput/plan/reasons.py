@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lilliput.model.byte_pool_config import NOMINAL_SYMBOLS, REPLACED_VOCAB, BytePoolConfig
 from lilliput.model.config import ModelConfig
 from lilliput.model.sharing import unrolled
 from lilliput.plan.rules import (
@@ -60,6 +61,12 @@ def _heads(shape: ModelConfig) -> str:
 
 def _share(shape: ModelConfig) -> str:
     share = table_share(shape)
+    if isinstance(shape, BytePoolConfig):
+        return (
+            f"vocabulary: none; the local layers take {share:.1%} of the parameters, {shape.replaced_share():.1%} of "
+            f"two tables of {REPLACED_VOCAB:,} pieces. Speeds, hours and the loss are not predicted for byte-pool; "
+            f"FLOPs reckoned with {NOMINAL_SYMBOLS:g} symbols a unit, memory without the local layers."
+        )
     text = f"vocabulary: {shape.vocab_size:,} pieces, whose tables take {share:.1%} of the parameters"
     if share < MAX_SHARE:
         return f"{text}; below {MAX_SHARE:.0%}, as the paper asks (§2.1)."
@@ -80,6 +87,8 @@ def _common(shape: ModelConfig) -> list[str]:
 def _tied(shape: ModelConfig) -> list[str]:
     """Said where it departs from the paper, whose two tables are apart."""
     params = shape.parameters()
+    if isinstance(shape, BytePoolConfig):
+        return []
     if shape.tied:
         twice = 2 * shape.vocab_size * shape.width
         apart = twice / (params + twice / 2)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+from lilliput.model.byte_pool_config import REPLACED_VOCAB, BytePoolConfig
 from lilliput.model.config import ModelConfig
 from lilliput.model.sharing import unrolled
 
@@ -99,7 +100,9 @@ def counted(number: int, thing: str) -> str:
 
 
 def table_share(shape: ModelConfig) -> float:
-    """`share` of a shape: embedding and head over all parameters."""
+    """`share` of a shape: embedding and head, or what stands for them, over all parameters."""
+    if isinstance(shape, BytePoolConfig):
+        return shape.local_parameters() / shape.parameters()
     tables = shape.vocab_size * shape.width * (1 if shape.tied else 2)
     return tables / shape.parameters()
 
@@ -107,9 +110,17 @@ def table_share(shape: ModelConfig) -> float:
 def describe(shape: ModelConfig) -> str:
     """One line for people: `7 layers × 96, 3 heads × 32, FFN 256, vocabulary 2,048 (20 %), context 256`."""
     grouped = f" ({shape.kv_heads} for keys and values)" if shape.kv_heads != shape.heads else ""
-    return (
+    core = (
         f"{counted(shape.depth, 'layer')} × {shape.width}, {counted(shape.heads, 'head')} × {shape.head_dim}{grouped}, "
         f"FFN {shape.ffn}, "
+    )
+    if isinstance(shape, BytePoolConfig):
+        return core + (
+            f"units of {shape.unit} bytes, local layers {shape.encoder_depth} + {shape.decoder_depth} × "
+            f"{shape.byte_width} ({table_share(shape):.0%} of {shape.parameters():,} parameters, "
+            f"{shape.replaced_share():.1%} of the tables of {REPLACED_VOCAB:,} pieces), context {shape.context}"
+        )
+    return core + (
         f"vocabulary {shape.vocab_size:,} ({table_share(shape):.0%} of {shape.parameters():,} parameters), "
         f"{'tied' if shape.tied else 'untied'}, context {shape.context}"
         f"{f', {shape.share.told()}: computes as {unrolled(shape).parameters():,} parameters' if shape.share else ''}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from lilliput.errors import ConfigError
+from lilliput.model.byte_pool_config import BytePoolConfig
 from lilliput.model.config import BY_FAMILY, ModelConfig
 from lilliput.model.sharing import Sharing, default_rank
 from lilliput.plan.rules import (
@@ -90,6 +92,7 @@ class Frame:
                 mend=f"for example model.kv_heads={math.gcd(self.heads, self.kv_heads)}",
             )
         self.tied = asked.tied if asked.tied is not None else usually_tied(self.size)
+        # A byte-pooled model's symbols are no table of the core's width, so they bind nothing.
         self.vocab = vocab or usual_vocabulary(width, self.size, self.tied)
         self.step = ffn_step(self.size, width)
         self.share = self._sharing()
@@ -132,6 +135,8 @@ class Frame:
     def shape(self, depth: int, ffn: int) -> ModelConfig:
         """The shape of `depth` layers with a feed-forward size of `ffn`."""
         asked = self.recipe.model
+        if asked.family == "byte-pool":
+            return self._byte_pool(depth, ffn)
         return ModelConfig(
             vocab_size=self.vocab,
             depth=depth,
@@ -153,4 +158,23 @@ class Frame:
             routed_every=asked.routed_every or 2,
             init=asked.init,
             share=self.share,
+        )
+
+    def _byte_pool(self, depth: int, ffn: int) -> BytePoolConfig:
+        asked = self.recipe.model
+        local: dict[str, Any] = {"unit": asked.unit, "byte_width": asked.byte_width, "hashes": asked.hashes}
+        local |= {"pool": asked.pool, "byte_head": asked.byte_head}
+        local |= {"encoder_depth": asked.byte_depth, "decoder_depth": asked.byte_depth}
+        return BytePoolConfig(
+            depth=depth,
+            width=self.width,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=self.head_dim,
+            ffn=ffn,
+            context=asked.context or default_context(self.size),
+            rope_theta=asked.rope_theta,
+            attention_bias=asked.biases,
+            init=asked.init,
+            **{name: value for name, value in local.items() if value is not None},
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lilliput.report.text import interval_text, load_lines, own_class
+from lilliput.report.text import bits_name, interval_text, load_lines, own_class
 
 
 def model_card(results: Mapping[str, Any]) -> str:
@@ -30,7 +30,7 @@ A language model of {results["parameters"]:,} parameters, made with Lilliput.
 | shape | {results["shape"]["summary"]} |
 | trained on | {sources}: {cost["tokens"]:,} tokens, {cost["epochs"]:.2f} epochs |
 | tokenizer | {tokenizer["vocab_size"]:,} pieces, {tokenizer["bytes_per_token"]:.2f} bytes a token |
-| bits per byte, held out | {held["bits_per_byte"]:.4f}. {interval_text(held)} |
+| {bits_name(held)}, held out | {held["bits_per_byte"]:.4f}. {interval_text(held)} |
 | the same text with xz -9 | {results["baselines"]["xz"]:.4f} |
 
 It continues text; it was not taught to follow instructions, and what it writes may be wrong.

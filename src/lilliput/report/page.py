@@ -13,7 +13,7 @@ from lilliput.report.chart import Row, Series, dot_chart, line_chart
 from lilliput.report.look import bullets, card, html_page, note, tiles
 from lilliput.report.rounds_part import rounds_cards
 from lilliput.report.scale import thin
-from lilliput.report.text import amount, flatten, interval_text, load_lines, own_class
+from lilliput.report.text import amount, bits_name, flatten, interval_text, load_lines, own_class
 
 
 def run_page(results: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> str:
@@ -52,7 +52,7 @@ def _tiles(results: Mapping[str, Any]) -> str:
     held, cost = results.get("held_out") or {}, results.get("cost") or {}
     found = []
     if (value := held.get("bits_per_byte")) is not None:
-        found.append((f"{value:.4f}", f"bits per byte, held out {interval_text(held, brief=True)}".strip()))
+        found.append((f"{value:.4f}", f"{bits_name(held)}, held out {interval_text(held, brief=True)}".strip()))
     if (value := results.get("parameters")) is not None:
         found.append((amount(value), "parameters"))
     if (value := cost.get("tokens")) is not None:

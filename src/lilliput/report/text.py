@@ -55,6 +55,11 @@ def interval_text(held: Mapping[str, Any], *, brief: bool = False) -> str:
     return f"95 % interval over documents: {low:.4f} to {high:.4f}."
 
 
+def bits_name(held: Mapping[str, Any]) -> str:
+    """What a score on held-out text is called."""
+    return "pseudo bits per byte" if held.get("pseudo") else "bits per byte"
+
+
 def own_class(results: Mapping[str, Any]) -> bool:
     """Whether the model of these results is of a family that `transformers` does not know, and brings its class."""
     return str((results.get("shape") or {}).get("family", "llama")) != "llama"

@@ -47,6 +47,9 @@ def find_file(path: Path) -> Path:
             raise TokenizerError(f"several tokenizers there: {names}", where=str(path), mend="name one of the files")
         if found:
             return found[0]
+    if (path / "units.json").is_file():
+        reason = "a byte-pooled model has no vocabulary: nothing of it can be cut down, counted or inherited"
+        raise TokenizerError(reason, where=str(path), mend=_MEND)
     raise TokenizerError("no tokenizer there", where=str(path / "tokenizer.json"), mend=_MEND)
 
 

@@ -87,6 +87,22 @@ class Tokenizer:
         """The text of token numbers; special tokens give nothing, half a character gives U+FFFD."""
         return str(self.backend.decode(list(ids), skip_special_tokens=True))
 
+    def positions(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Token numbers as a model reads them: one entry for each position of its core."""
+        return np.asarray(ids, np.int64)
+
+    def length(self, ids: Sequence[int]) -> int:
+        """Positions of the core that these numbers take."""
+        return len(ids)
+
+    def last(self, ids: list[int], count: int) -> list[int]:
+        """The numbers of the last `count` positions."""
+        return ids[max(0, len(ids) - count) :]
+
+    def closes(self, token: int) -> bool:
+        """Whether a position of the core ends with this number: here each has its own."""
+        return True
+
     def token(self, number: int) -> str | None:
         """The piece with this number as it stands in the vocabulary."""
         piece: str | None = self.backend.id_to_token(number)

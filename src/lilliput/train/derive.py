@@ -15,6 +15,7 @@ import torch
 
 from lilliput.device import compiler, threads, total_memory
 from lilliput.errors import ConfigError
+from lilliput.model.byte_pool_config import BytePoolConfig
 from lilliput.model.sharing import unrolled
 from lilliput.progress import count, duration
 from lilliput.train.config import TrainConfig as TrainConfig
@@ -59,6 +60,8 @@ class Horizon:
 def flops(model: ModelConfig, tokens: float) -> float:
     """Training cost C = 6·N_nonemb·D + 6·V·d·D; attention's quadratic part is not counted, what layers share is counted
     for each of them."""
+    if isinstance(model, BytePoolConfig):
+        return 6.0 * model.matrix_parameters() * tokens
     table = model.vocab_size * model.width
     body = unrolled(model).parameters() - model.skipped_parameters() - table * (1 if model.tied else 2)
     return 6.0 * body * tokens + 6.0 * table * tokens

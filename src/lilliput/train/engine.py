@@ -103,7 +103,7 @@ class Engine:
         config, world = self.config, self.world
         share = self._share()
         if len(batch) < share:  # every process makes the same passes: fill up with what weighs nothing
-            padding = np.full((share - len(batch), config.context + 1), -100, dtype=np.int64)
+            padding = np.full((share - len(batch), *batch.shape[1:]), -100, dtype=np.int64)
             batch = np.concatenate([batch, padding])
         windows = torch.from_numpy(batch).to(self.device, non_blocking=True)
         total = torch.zeros((), device=self.device)
@@ -150,7 +150,8 @@ class Engine:
         for block in [self.live] if whole else parallel.blocks(self.live):
             block.forward = torch.compile(block.forward, dynamic=False)
         micro = min(self.config.micro_sequences, self._share())
-        window = torch.zeros((micro, self.config.context + 1), dtype=torch.int64, device=self.device)
+        shape = (micro, self.config.context + 1, *getattr(self.model, "row", ()))
+        window = torch.zeros(shape, dtype=torch.int64, device=self.device)
         try:
             self.objective.begin(self.live, 0)
             with autocast(self.config.precision, self.device):

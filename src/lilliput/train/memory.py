@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lilliput.model.byte_pool_config import BytePoolConfig
 from lilliput.model.loss import chunk_rows
 from lilliput.model.sharing import extents, unrolled
 
@@ -90,7 +91,8 @@ def step_bytes(
 def activation_bytes(shape: ModelConfig, precision: str = "fp32", compile: bool = False) -> float:
     """What one token adds to a step's memory in the layers: kept tensors and the holes of passing ones."""
     layer = _layer(shape, 1, precision, compile)
-    return shape.depth * (layer.activations + _SLACK.passing * layer.passing)
+    local = 4 * shape.local_activations() if isinstance(shape, BytePoolConfig) else 0.0
+    return shape.depth * (layer.activations + _SLACK.passing * layer.passing) + local
 
 
 def _layer(shape: ModelConfig, tokens: int, precision: str, compile: bool) -> _Layer:

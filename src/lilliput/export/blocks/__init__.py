@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from lilliput.model.architectures import OWN
+from lilliput.model.architectures import BYTE_POOL, OWN
 from lilliput.model.encoder_config import CONV
 
 COMMITTEE = "lilliput_committee"  # the model_type of several classifiers as one
 _ENCODER = (f"configuration_{CONV}.py", f"modeling_{CONV}.py")
 _FILES = {
     **{family: (f"configuration_{kind}.py", f"modeling_{kind}.py") for family, kind in OWN.items()},
+    "byte-pool": tuple(f"{part}_{BYTE_POOL}.py" for part in ("configuration", "modeling", "tokenization")),
     "bert-conv": _ENCODER,
     "committee": (f"configuration_{COMMITTEE}.py", f"modeling_{COMMITTEE}.py", *_ENCODER),
 }

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lilliput import __version__
-from lilliput.cli.main import app
+from lilliput.cli.main import app, main
 
 VERBS = {"make", "generate", "chat", "evaluate", "doctor", "study", "tokenizer"}
 GROUPS = {"study", "tokenizer"}
@@ -137,3 +137,25 @@ def test_with_json_nothing_else_reaches_stdout():
     assert json.loads(done.stdout) == {"ok": 1}
     assert "a library prints" in done.stderr
     assert "a child prints" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ({}, "1000"),
+        ({"GOMP_SPINCOUNT": "5"}, "5"),
+        ({"OMP_WAIT_POLICY": "active"}, None),
+    ],
+)
+def test_waiting_threads_leave_their_cores_to_others(given, left, monkeypatch, capsys):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        # Set first, so that whatever the command sets is taken back after the test.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["lilliput", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    assert os.environ.get("GOMP_SPINCOUNT") == left
+    assert capsys.readouterr().out.startswith("lilliput ")

@@ -106,6 +106,10 @@ def test_it_is_trained_further(made: dict[str, Any], corpus: Path, tmp_path: Pat
     assert found["parameters"] == made["parameters"]
     info = json.loads((Path(found["model"]) / "lilliput.json").read_text(encoding="utf-8"))
     assert info["shape"]["family"] == "byte-pool"
+    for asked in ("rounds.count=2", "train.layer_dropout=0.5", "train.exit_loss=0.5"):
+        with pytest.raises(ConfigError, match=f"has no {asked.partition('=')[0]}"):
+            make(load_recipe("tiny", [*settings, asked]), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.parametrize(

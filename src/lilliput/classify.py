@@ -76,9 +76,11 @@ def prepare(data: Labelled) -> Prepared:
     told += _told(both, "training rows whose text is also a test row's are left out")
     told += _told(sum(not text.strip() for text in data.test.texts), "test rows have no text; they count all the same")
     labels = _ordered(set(train.labels))
+    if not labels:
+        mend = "give training rows with text that are not the test rows"
+        raise CorpusError("no training row is left: all are empty or test rows, too", where="data", mend=mend)
     if len(labels) < 2:
-        only = labels[0] if labels else "none"
-        raise CorpusError(f"all training rows have one label ({only})", where="data", mend="give two or more")
+        raise CorpusError(f"all training rows have one label ({labels[0]})", where="data", mend="give two or more")
     numbers = {label: at for at, label in enumerate(labels)}
     truth = np.array([numbers.get(label, -1) for label in data.test.labels], np.int64)
     strange = sorted({label for label in data.test.labels if label not in numbers})

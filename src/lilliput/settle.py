@@ -48,7 +48,20 @@ def check_request(recipe: Recipe) -> None:
             mend=f"leave out {' and '.join(ignored)}, or leave out from",
         )
     else:
-        _check_rounds(recipe, lambda: read_config(Path(str(recipe.source)).expanduser() / "config.json"))
+        shape = read_config(Path(str(recipe.source)).expanduser() / "config.json")
+        _check_family(recipe, shape)
+        _check_rounds(recipe, lambda: shape)
+
+
+def _check_family(recipe: Recipe, shape: ModelConfig) -> None:
+    """Refuse what the model that is trained further cannot have, as the recipe does where it names the family."""
+    units = shape.family == "byte-pool"
+    layers = {f"train.{name}": getattr(recipe.train, name) for name in ("layer_dropout", "exit_loss")}
+    strange = {"rounds.count": recipe.rounds.count > 1} if units else {}
+    strange |= layers if units or shape.capacity else {}
+    if asked := [name for name, value in strange.items() if value]:
+        reason = f"a {shape.family} model, as this one is, has no {asked[0]}"
+        raise ConfigError(reason, where=f"from={recipe.source}", mend=f"leave out {' and '.join(asked)}")
 
 
 def _check_rounds(recipe: Recipe, shape: Callable[[], ModelConfig]) -> None:

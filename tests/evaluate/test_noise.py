@@ -1,5 +1,7 @@
 """Character noise: how much of it, where it may fall, and that it repeats."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +36,8 @@ def test_any_text_stays_text_and_lines_stay_lines(text, rate):
     noisy = Noise(rate)(text)
     assert noisy.encode().decode() == noisy
     assert [c for c in noisy if c in "\r\n"] == [c for c in text if c in "\r\n"]
+    lines = re.split(r"[\r\n]", text)
+    assert all(line or not other for line, other in zip(lines, re.split(r"[\r\n]", noisy), strict=True))
     assert all(Noise(rate).documents(["a"]))
 
 

@@ -44,6 +44,14 @@ def test_each_corruption_does_what_its_name_says():
     assert "but the cats on the mat were not;" in spoilt["parse_tree_shuffle"]
 
 
+def test_phrases_keep_what_stands_between_marks_without_a_blank():
+    text = '"Hi!" he said, and took 3.14 of the pies that were there for us all'
+    spoilt = dict(corruptions(text, text))["parse_tree_shuffle"]
+    assert '"Hi!" he said,' in spoilt
+    assert "3.14" in spoilt
+    assert spoilt.split() != text.split()
+
+
 @given(TEXTS)
 def test_corruptions_are_texts_and_the_same_each_time(text):
     found = list(corruptions(text, text))
@@ -85,6 +93,8 @@ def test_scores_are_those_of_plain_arithmetic(tmp_path):
     assert (found["items"], found["stories"], found["mean_of"]) == (26, 2, "corruptions")
     assert found["all"] == np.mean([all(own.values()) for own in right.values()])
     assert set(found["scales"]) == {"bytes", "words", "phrases"}
+    few = run_task(model, tokenizer, open_task("story_progression", tmp_path, limit=2))
+    assert (few["items"], few["stories"], few["all"]) == (2, 2, None)
 
 
 def test_the_published_rows_and_rows_that_hold_no_story(tmp_path):

@@ -126,11 +126,14 @@ def test_cells_end_in_a_classification(write: Any, shared_store: Store, tmp_path
     assert "accuracy at words, %" in told["table"]
     assert "ms, batch 32" in told["table"]
     assert run_study(study, results=results, store=shared_store)["measured"] == []
-    # Another set asks again and trains nothing.
-    changed = write(arms={"plain": []}, classify={**TASKS, "epochs": 1})
-    trained = plain["finished"]
+    # Other settings ask again and pre-train nothing.
+    changed = write(arms={"plain": []}, seeds=2, classify={**TASKS, "epochs": 1})
+    assert study_status(changed, results=results)["cells"][1]["state"] == "lacks words"
     run_study(changed, results=results, store=shared_store)
-    assert read_json(results / "mine" / "cells" / "plain-seed1.json")["finished"] == trained
+    again = read_json(results / "mine" / "cells" / "plain-seed1.json")
+    assert again["finished"] == plain["finished"]
+    assert (plain["tasks"]["words"]["tuning"]["epochs"], again["tasks"]["words"]["tuning"]["epochs"]) == (12, 1)
+    assert study_status(changed, results=results)["done"] == 2
 
 
 def test_overlap_is_a_field_and_accuracy_has_a_slope(write: Any, shared_store: Store, tmp_path: Path) -> None:
@@ -181,6 +184,7 @@ def test_pre_training_has_one_hash_whatever_it_is_asked_afterwards(write: Any) -
              "correlations": [{"x": "depth", "y": "tokens_per_second"}]},
             "encoders write nothing",
         ),
+        ({"arms": {"a": []}, "correlations": [{"x": "overlap", "y": "masked_loss"}]}, "with one labelled set"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_before_work(

@@ -16,7 +16,7 @@ SHARE = 0.1
 """Of the characters or words: how many are deleted, inserted or exchanged, at least one."""
 _TRIES = 8
 _PHRASE = re.compile(
-    r"(?<=[.,;:!?…—。，、；：！？।])\s*|\s+(?=(?:and|but|or|so|because|when|while|then|that|who|which|if|as|until)\b)"
+    r"(?<=[.,;:!?…—।])\s+|(?<=[。，、；：！？])|\s+(?=(?:and|but|or|so|because|when|while|then|that|who|which|if|as|until)\b)"
 )
 
 Spoil = Callable[[list[str], Random, Sequence[str]], list[str]]
@@ -95,7 +95,7 @@ def corruptions(text: str, story: str) -> Iterator[tuple[str, str]]:
         random = Random(f"{name}:{text}")
         for _ in range(_TRIES):
             spoilt = _spoilt(name, text, random, characters, words)
-            if spoilt != text and spoilt.strip():
+            if spoilt.split() != text.split() and spoilt.strip():
                 yield name, spoilt
                 break
 

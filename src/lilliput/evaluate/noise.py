@@ -42,7 +42,8 @@ class Noise:
             elif kind == 2:
                 out.append(random.choice(letters))
             elif kind == 3:
-                out.insert(max(0, len(out) - 1), character)
+                # Not over the end of a line.
+                out.insert(len(out) - (1 if out and out[-1] not in "\r\n" else 0), character)
         return "".join(out)
 
     def documents(self, texts: Iterable[str]) -> Iterator[str]:
@@ -57,7 +58,6 @@ class Noise:
         last = _shared([text[::-1] for text in rest])
         head, tail = self(texts[0][:first]), self(rest[0][len(rest[0]) - last :])
         return tuple(f"{head}{text[: len(text) - last]}{tail}" for text in rest)
-
 
 
 def _shared(texts: Sequence[str]) -> int:

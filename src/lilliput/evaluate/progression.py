@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -78,8 +79,8 @@ def halves(text: str) -> tuple[str, str]:
 def score_progression(reader: Reader, items: Sequence[Comparison], *, title: str | None = "evaluating") -> Score:
     """Score every comparison.
 
-    `all`: the share of stories whose true continuation beats every corruption. A story's comparisons share what they
-    are held against, so the standard errors are over stories.
+    `all`: of the stories with all thirteen comparisons, the share whose true continuation beats every one. A story's
+    comparisons share what they are held against, so the standard errors are over stories.
     """
     requests = [(item.story, f" {text}") for item in items for text in (item.continuation, item.corrupted)]
     found = reader.likelihoods(requests, title)
@@ -89,9 +90,9 @@ def score_progression(reader: Reader, items: Sequence[Comparison], *, title: str
     for item, one in zip(items, right, strict=True):
         stories.setdefault((item.story, item.continuation), []).append(bool(one))
     shares = np.array([np.mean(own) for own in stories.values()])
-    every = np.array([all(own) for own in stories.values()], np.float64)
-    figures = {
-        "stderr": mean_error(shares), "stories": len(stories),
-        "all": float(every.mean()), "all_stderr": mean_error(every),
-    }  # fmt: skip
+    # Fewer comparisons, as under a limit, would be easier to pass.
+    every = np.array([all(own) for own in stories.values() if len(own) == len(SCALES)], np.float64)
+    figures: dict[str, Any] = {"stderr": mean_error(shares), "stories": len(stories), "all": None, "all_stderr": None}
+    if len(every):
+        figures |= {"all": float(every.mean()), "all_stderr": mean_error(every)}
     return Score(right, figures=figures, tokens=found.tokens, cut=found.cut)

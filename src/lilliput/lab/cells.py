@@ -75,8 +75,14 @@ def complete(study: Study, folder: Path, cell: Cell) -> bool:
 
 def lacks(study: Study, found: Mapping[str, Any]) -> list[str]:
     """What a finished cell still lacks of what the study asks for, in words."""
-    tasks = [name for name in study.asked if name not in found.get("tasks", {})]
-    return [*tasks, *(["its speed"] if study.speed and not found.get("speed") else [])]
+    return [*unanswered(study, found), *(["its speed"] if study.speed and not found.get("speed") else [])]
+
+
+def unanswered(study: Study, found: Mapping[str, Any]) -> list[str]:
+    """The tasks and labelled sets that a finished cell has not answered, or with other settings of fine-tuning."""
+    held, asked = found.get("tasks", {}), study.classify
+    stale = {name for name, one in held.items() if asked and "tuning" in one and not asked.fits(one["tuning"])}
+    return [name for name in study.asked if name not in held or name in stale]
 
 
 def _failure_file(folder: Path, cell: Cell) -> Path:

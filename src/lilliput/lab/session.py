@@ -141,7 +141,14 @@ class Session:
         weights that this store may not have."""
         if self.told is not None:
             return True
-        return bool(self.study.tasks) and not (run_folder(self.store, cell) / "model" / "config.json").is_file()
+        return bool(self.study.asked) and not self._models(cell)
+
+    def _models(self, cell: Cell) -> list[Path]:
+        """The models that a cell's tasks are asked of; none where this store lacks one of them."""
+        models = [run_folder(self.store, one) / "model" for one in cell.each(self.study.loss)]
+        # From scratch no weights are taken: the members share the first one's folder.
+        there = all((model / "config.json").is_file() for model in models[: 1 if cell.scratch else None])
+        return models if there else []
 
     def _unasked(self, cell: Cell) -> bool:
         found = finished(self.folder, cell)
@@ -154,9 +161,7 @@ class Session:
         with taken(self.folder, cell) as free:
             if not free:
                 return False
-            models = [run_folder(self.store, one) / "model" for one in cell.each(self.study.loss)]
-            # From scratch no weights are taken: the members share the first one's folder.
-            if not all((model / "config.json").is_file() for model in models[: 1 if cell.scratch else None]):
+            if not (models := self._models(cell)):
                 self.without_model.add(cell.stem)
                 warn(f"{cell.arm}, seed {cell.seed}: its model is not in this store, so its tasks are left out")
                 return True

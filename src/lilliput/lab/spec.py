@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from lilliput.errors import ConfigError, nearest
 from lilliput.evaluate.correlation import Bound
 from lilliput.evaluate.statistics import Kind
-from lilliput.lab.fields import SPEEDS, check_condition, check_field
+from lilliput.lab.fields import OVERLAPS, SPEEDS, check_condition, check_field
 from lilliput.lab.metrics import BITS, MASKED, Metric, check_metric, metric_of
 
 
@@ -153,6 +154,11 @@ class Classify(_Part):
     def names(self) -> list[str]:
         """What the sets are called in tables and claims."""
         return [Path(name).name for name in self.data]
+
+    def fits(self, tuning: Mapping[str, Any]) -> bool:
+        """Whether a cell was fine-tuned as is asked now. tuning: its settings, the rate as it was derived."""
+        asked = self.model_dump(exclude={"data"} if self.lr is not None else {"data", "lr"})
+        return all(tuning[name] == value for name, value in asked.items())
 
 
 class Published(_Part):
@@ -336,7 +342,7 @@ def _check(study: Study, where: str) -> None:
         raise refuse(f"encoders write nothing, so they have no {timed[0]}", "name a metric")
     if timed and not study.speed:
         raise refuse(f"a correlation is about {timed[0]}, which is not measured", "add `speed: true`")
-    pairs = [(one.to, one.versus) for one in study.claims if one.to is not None]
+    pairs = [pair for one in study.claims if one.to is not None for pair in ((one.to, one.versus), (one.to, one.arm))]
     pairs += [(one.arm, one.versus) for one in study.claims] + [(one.arm, one.versus) for one in study.reaches]
     for arm, versus in pairs:
         if study.arm(arm) == study.arm(versus):
@@ -344,6 +350,9 @@ def _check(study: Study, where: str) -> None:
     for claim in study.claims:
         if claim.kind == "equivalence" and claim.delta == 0:
             raise refuse("equivalence within 0 can never be shown", "give a delta above 0")
+    sets = study.classify.data if study.classify else []
+    if len(sets) != 1 and any(trend.x in OVERLAPS for trend in study.correlations):
+        raise refuse("an overlap is a text's with one labelled set", "name one under `classify: {data: NAME}`")
     _check_tasks(study, where)
     study.base_arm()
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lilliput.evaluate.measured import ItemScores
+from lilliput.lab.cells import unanswered
 from lilliput.lab.compared import Compared
 from lilliput.lab.grid import fill_path
 from lilliput.lab.metrics import MEASURES, Metric
@@ -41,7 +42,8 @@ _KEPT = ("acc", "acc_norm", "stderr", "stderr_norm", "items", "kind", "shots", "
 class Asked:
     """A study's tasks and labelled sets with their rows, and the hashes of these."""
 
-    def __init__(self, tasks: Sequence[Task | LabelSet]) -> None:
+    def __init__(self, study: Study, tasks: Sequence[Task | LabelSet]) -> None:
+        self.study = study
         self.tasks = {task.name: task for task in tasks}
         self.hashes = {task.name: task.hash for task in tasks}
 
@@ -54,18 +56,19 @@ class Asked:
         from lilliput.evaluate.task import open_task
         from lilliput.lab.sets import open_sets
 
-        if all(cell is not None and set(study.asked) <= set(cell.get("tasks", {})) for cell in found):
+        if all(cell is not None and not unanswered(study, cell) for cell in found):
             return None
         folder = Path(fill_path(str(study.data), f"study {study.name}")).expanduser()
-        return cls([*(open_task(name, folder) for name in study.tasks), *open_sets(study)])
+        return cls(study, [*(open_task(name, folder) for name in study.tasks), *open_sets(study)])
 
     def left(self, found: Mapping[str, Any]) -> list[Task | LabelSet]:
         """The tasks that a finished cell has not answered, or with other rows."""
         held = found.get("tasks", {})
+        stale = unanswered(self.study, found)
         return [
             task
             for name, task in self.tasks.items()
-            if name not in held or held[name]["data_hash"] != self.hashes[name]
+            if name in stale or held[name]["data_hash"] != self.hashes[name]
         ]
 
 

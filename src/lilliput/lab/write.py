@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lilliput.lab.compared import way
+from lilliput.lab.fields import SPEEDS
 from lilliput.lab.figures import figure, forgetting, scatters
 from lilliput.lab.metrics import BITS, MASKED, Metric
 from lilliput.lab.spec import Study
@@ -77,7 +78,7 @@ def _correlation_line(row: dict[str, Any]) -> str:
     found = f"ρ = {rho['rho']:+.2f}, 95 % interval {rho['low']:+.2f} to {rho['high']:+.2f}, p = {rho['p']:.2g}"
     if slope := row.get("slope"):
         # Of accuracies, points.
-        scale = 100 if row["y"] not in (BITS, MASKED) else 1
+        scale = 1 if row["y"] in (BITS, MASKED, *SPEEDS) else 100
         value, low, high = (scale * slope[name] for name in ("value", "low", "high"))
         found += f"; slope {value:+.3g} [{low:+.3g}, {high:+.3g}] for each {slope['per']} of {row['x']}"
     claim = row["claim"]

@@ -208,9 +208,11 @@ class BytePool(Decoder):
 
         ids_BT: rows_BTL of units (unit_rows.py), int64. targets_BT: the rows to predict; one without symbols, or of
         −100, weighs nothing. reduction "sum" gives a scalar, "none" gives (B, T). Without targets: the core's states.
-        walk: of no use here, since layer dropout and exits are refused.
-        Raises ModelError where there are more units than the trained context.
+        Raises ModelError where there are more units than the trained context, and for a `walk`: there is neither layer
+        dropout nor an early exit here.
         """
+        if walk is not None:
+            raise ModelError("a byte-pooled model runs all its layers", mend="leave layer dropout and exits out")
         batch, length = ids_BT.shape[:2]
         if length > self.config.context:
             raise ModelError(

@@ -49,7 +49,8 @@ def find_file(path: Path) -> Path:
             return found[0]
     if (path / "units.json").is_file():
         reason = "a byte-pooled model has no vocabulary: nothing of it can be cut down, counted or inherited"
-        raise TokenizerError(reason, where=str(path), mend=_MEND)
+        mend = "give a model with a tokenizer, or train this one further: lilliput make from=DIR"
+        raise TokenizerError(reason, where=str(path), mend=mend)
     raise TokenizerError("no tokenizer there", where=str(path / "tokenizer.json"), mend=_MEND)
 
 

@@ -36,6 +36,8 @@ def test_every_command_that_cannot_run_here_names_what_exists(name):
             assert complaint(command) is None, f"{name}:{block.line}: {command}: {complaint(command)}"
 
 
+# A page of many commands takes minutes on a slow machine.
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", [name for name, file in FILES.items() if blocks(file)])
 def test_every_command_runs(name, shell, tiny_run, tmp_path):
     folder = tmp_path / "work"

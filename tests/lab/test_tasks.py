@@ -15,8 +15,11 @@ from hypothesis import strategies as st
 from lab_support import WORDS
 
 from lilliput.errors import ConfigError, UserError
+from lilliput.lab.cells import run_folder
 from lilliput.lab.compare_runs import compare_runs, in_words
+from lilliput.lab.grid import cells_of
 from lilliput.lab.metrics import metric_of
+from lilliput.lab.spec import read_study
 from lilliput.lab.study import run_study, show_study, study_status
 from lilliput.lab.tasks import item_scores, pack, unpack
 from lilliput.store import Store, read_json
@@ -180,7 +183,7 @@ def test_any_runs_side_by_side(write_study: Write, shared_store: Store, data: Pa
     assert "| fast |" in in_words(found)
 
     # Two seeds of one arm stand each for itself; so do a run's folder and its model.
-    folder = next(path for path in (shared_store.root / "cells").iterdir() if (path / "results.json").exists())
+    folder = run_folder(shared_store, cells_of(read_study(study), study.parent)[0])
     alone = compare_runs([cells[2], cells[3]])
     assert (alone["repeated"], alone["arms"][1]["gain"]["se_seed"]) == (False, None)
     assert "The intervals cover the text and the items alone" in in_words(alone)

@@ -97,7 +97,7 @@ def test_what_is_not_implemented_is_named(changes, named):
         ModelConfig.from_hf({**config().to_hf(), **changes}, where="here")
     assert caught.value.where == "here"
     if "model_type" in changes and "not supported" in caught.value.message:
-        assert "qwen3, lilliput_depths, lilliput_pangu or lilliput_shared" in caught.value.mend
+        assert "qwen3, lilliput_depths, lilliput_pangu, lilliput_shared or lilliput_byte_pool" in caught.value.mend
 
 
 def test_harmless_differences_are_accepted():

@@ -126,6 +126,9 @@ def check_routing(model: ModelSettings, layers: bool, *, taught: bool) -> None:
     routed = model.family == "mixture-of-depths"
     if not routed and (own := [name for name in ROUTING if getattr(model, name) is not None]):
         raise ValueError(f"model.{own[0]} is for model.family=mixture-of-depths")
+    every = model.routed_every or 2
+    if routed and model.depth and model.depth < every:
+        raise ValueError(f"model.depth={model.depth} has no routed layer where one in {every} is")
     if routed and layers:
         raise ValueError("a mixture of depths skips layers by itself: it has no layer_dropout and no exit_loss")
     if routed and taught:

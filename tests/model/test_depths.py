@@ -196,7 +196,6 @@ def test_what_it_costs():
         ({"capacity": 1.0}, "share of the positions"),
         ({"capacity": 0.0}, "share of the positions"),
         ({"routed_every": 0}, "routed_every is 0"),
-        ({"depth": 3, "routed_every": 4}, "3 layers have no routed one where one in 4 is"),
         ({"family": "llama", "capacity": 0.5}, "no routed layers"),
         ({"family": "pangu", "capacity": 0.5}, "no routed layers"),
         ({"shortcut": 8}, "PanGu"),
@@ -213,6 +212,8 @@ def test_it_goes_with_no_other_way_to_skip_layers():
         Exits.of(model.config, 0.5)
     with pytest.raises(ConfigError, match="no first layers"):
         Speculation(1, 2).check(model.config)
+    with pytest.raises(ConfigError, match="has no routed layer where one in 4 is"):
+        load_recipe("tiny", ["model.family=mixture-of-depths", "model.depth=3", "model.routed_every=4"])
     for asked in ("model.capacity=0.2", "model.family=pangu model.routed_every=2"):
         with pytest.raises(ConfigError, match="is for model"):
             load_recipe("tiny", asked.split())

@@ -135,12 +135,6 @@ class ModelConfig:
             )
         if self.routed_every < 1:
             raise ModelError(f"routed_every is {self.routed_every}", where="model.routed_every", mend="give 1 or more")
-        if routed and self.depth < self.routed_every:
-            raise ModelError(
-                f"{self.depth} layers have no routed one where one in {self.routed_every} is",
-                where="model.routed_every",
-                mend=f"at most {self.depth}, or a greater model.depth or budget",
-            )
 
     def routed_layers(self) -> tuple[int, ...]:
         """The layers that run for a part of the positions, counted from 0."""

@@ -226,14 +226,15 @@ def _batch(
                 mend=f"give at least {context}, or a smaller model.context",
             )
         batch = train.batch_tokens // context
+        passes = math.ceil(batch / limit)
         notes.given("batch", f"{batch} windows of {context} = {batch * context} tokens")
     else:
         wanted = 0.2920 * float(cost**0.3271)
         batch = max(1, min(round(wanted / context), round(length.tokens / context)))
         # Whole micro batches, so that every pass has one shape: as few as fit, and the batch as near to the formula as
         # can be (rounding it to multiples of what fits would move it, and the number of steps, by up to a half).
+        passes = math.ceil(batch / limit)
         if train.micro_batch is None and batch > limit:
-            passes = math.ceil(batch / limit)
             batch = passes * min(limit, round(batch / passes))
         notes.derived(
             "batch",
@@ -244,7 +245,8 @@ def _batch(
         micro = min(train.micro_batch, batch)
         notes.given("micro batch", micro)
     else:
-        micro = math.ceil(batch / math.ceil(batch / limit))
+        # By the passes that the batch was made for: rounded down, it might fit in one less, which would not be whole.
+        micro = math.ceil(batch / passes)
         notes.derived("micro batch", f"{micro} windows", f"activations of {limit} fit")
     return batch, micro
 
